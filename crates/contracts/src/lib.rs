@@ -1,0 +1,1 @@
+//! What crosses a boundary: HTTP bodies with their schemas.

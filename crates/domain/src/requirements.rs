@@ -1,0 +1,229 @@
+//! What a run needs and what a pool offers, and whether the two match.
+
+use crate::state::text_enum;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+text_enum! {
+    /// The kinds of place where a run can execute.
+    DriverKind {
+        /// In memory, for tests of everything above drivers.
+        Sim = "sim",
+        /// Namespaces on this host.
+        Process = "process",
+        /// A container of a Docker engine.
+        Docker = "docker",
+        /// A QEMU virtual machine.
+        Qemu = "qemu",
+        /// A Firecracker virtual machine.
+        Firecracker = "firecracker",
+        /// A Lima virtual machine.
+        Lima = "lima",
+        /// A Kubernetes pod.
+        Kubernetes = "kubernetes",
+    }
+}
+
+text_enum! {
+    /// How strongly a sandbox is kept apart from its host; a later one is stronger.
+    Isolation {
+        /// None: a plain process group.
+        Process = "process",
+        /// Kernel namespaces and cgroups, one shared kernel.
+        Namespace = "namespace",
+        /// A virtual machine with a kernel of its own.
+        Vm = "vm",
+    }
+}
+
+text_enum! {
+    /// What a sandbox may reach. In every case the guest's own channel to Ostler (gateway, `bd`) works.
+    NetworkPolicy {
+        /// Nothing but its own loopback.
+        None = "none",
+        /// What the host can reach.
+        Open = "open",
+    }
+}
+
+/// What a run needs from the sandbox that executes it. Empty needs nothing in particular.
+///
+/// Runs with equal requirements form one *class*; the queue is kept by class.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Requirements {
+    /// Only a sandbox of the pool with this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Only a sandbox of this driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<DriverKind>,
+    /// Only a sandbox started from this image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Machine architecture as in `uname -m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+    /// At least this isolation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+    /// At least this many CPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// At least this much memory, MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u64>,
+    /// At least this much disk, MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_mb: Option<u64>,
+    /// Exactly this network policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPolicy>,
+    /// Labels that the pool must carry with these values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Devices that must be there.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub devices: BTreeSet<String>,
+}
+
+/// What a pool's sandboxes have to offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Name of the pool.
+    pub pool: String,
+    /// Its driver.
+    pub driver: DriverKind,
+    /// The image they start from, if the driver has images.
+    pub image: Option<String>,
+    /// Machine architecture as in `uname -m`.
+    pub arch: String,
+    /// Isolation that the driver gives.
+    pub isolation: Isolation,
+    /// CPUs of one sandbox.
+    pub cpus: u32,
+    /// Memory of one sandbox, MiB.
+    pub memory_mb: u64,
+    /// Disk of one sandbox, MiB; `None` where it is not limited.
+    pub disk_mb: Option<u64>,
+    /// Network policy.
+    pub network: NetworkPolicy,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Devices.
+    pub devices: BTreeSet<String>,
+}
+
+impl Requirements {
+    /// The canonical JSON: the same for equal requirements, the name of their class.
+    pub fn canonical(&self) -> String {
+        // A struct of plain values and ordered maps always serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Everything in which `offer` falls short, one sentence each; empty when it satisfies all.
+    pub fn unmet(&self, offer: &Offer) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut exact = |what: &str, wanted: Option<String>, has: &str| {
+            if let Some(wanted) = wanted
+                && wanted != has
+            {
+                reasons.push(format!("{what} is {has}, not {wanted}"));
+            }
+        };
+        exact("the pool", self.pool.clone(), &offer.pool);
+        exact(
+            "the driver",
+            self.driver.map(|d| d.to_string()),
+            offer.driver.as_str(),
+        );
+        exact(
+            "the image",
+            self.image.clone(),
+            offer.image.as_deref().unwrap_or("none"),
+        );
+        exact("the architecture", self.arch.clone(), &offer.arch);
+        exact(
+            "the network policy",
+            self.network.map(|n| n.to_string()),
+            offer.network.as_str(),
+        );
+        for (label, wanted) in &self.labels {
+            let has = offer.labels.get(label).map_or("missing", String::as_str);
+            exact(&format!("the label {label}"), Some(wanted.clone()), has);
+        }
+        if let Some(wanted) = self.isolation
+            && wanted > offer.isolation
+        {
+            reasons.push(format!("isolation is {}, less than {wanted}", offer.isolation));
+        }
+        let mut at_least = |what: &str, wanted: Option<u64>, has: u64| {
+            if let Some(wanted) = wanted
+                && wanted > has
+            {
+                reasons.push(format!("{what} is {has}, less than {wanted}"));
+            }
+        };
+        at_least(
+            "the number of CPUs",
+            self.cpus.map(u64::from),
+            u64::from(offer.cpus),
+        );
+        at_least("memory (MiB)", self.memory_mb, offer.memory_mb);
+        at_least("disk (MiB)", self.disk_mb, offer.disk_mb.unwrap_or(u64::MAX));
+        for device in self.devices.difference(&offer.devices) {
+            reasons.push(format!("the device {device} is missing"));
+        }
+        reasons
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer() -> Offer {
+        Offer {
+            pool: "small".into(),
+            driver: DriverKind::Process,
+            image: None,
+            arch: "x86_64".into(),
+            isolation: Isolation::Namespace,
+            cpus: 2,
+            memory_mb: 1024,
+            disk_mb: None,
+            network: NetworkPolicy::None,
+            labels: BTreeMap::new(),
+            devices: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_required_is_always_met() {
+        assert!(Requirements::default().unmet(&offer()).is_empty());
+        assert_eq!(Requirements::default().canonical(), "{}");
+    }
+
+    #[test]
+    fn each_shortfall_is_named() {
+        let wants = Requirements {
+            driver: Some(DriverKind::Docker),
+            cpus: Some(4),
+            memory_mb: Some(1024),
+            isolation: Some(Isolation::Vm),
+            devices: ["kvm".to_owned()].into(),
+            labels: [("gpu".to_owned(), "yes".to_owned())].into(),
+            ..Requirements::default()
+        };
+        assert_eq!(
+            wants.unmet(&offer()),
+            [
+                "the driver is process, not docker",
+                "the label gpu is missing, not yes",
+                "isolation is namespace, less than vm",
+                "the number of CPUs is 2, less than 4",
+                "the device kvm is missing",
+            ]
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! Sandboxes and pools.
+
+use crate::state::text_enum;
+use crate::{
+    DepartmentId, DriverKind, IllegalTransition, NetworkPolicy, Offer, SandboxId, ServerId, TenantId,
+    Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+text_enum! {
+    /// The states of a sandbox.
+    SandboxStatus {
+        /// Started, healthy, held by nobody.
+        Warm = "warm",
+        /// Claimed, being made ready: a cold start enters here.
+        Provisioning = "provisioning",
+        /// Held and usable.
+        Running = "running",
+        /// Failed its health checks.
+        Unhealthy = "unhealthy",
+        /// Being taken down.
+        Destroying = "destroying",
+        /// Gone.
+        Destroyed = "destroyed",
+    }
+}
+
+impl SandboxStatus {
+    /// The states that this one may go to. The only place where that is said.
+    pub const fn successors(self) -> &'static [Self] {
+        use SandboxStatus::{Destroyed, Destroying, Provisioning, Running, Unhealthy, Warm};
+        match self {
+            // `Provisioning → Warm` is the end of the start of a pool member.
+            Warm => &[Provisioning, Unhealthy, Destroying],
+            Provisioning => &[Warm, Running, Unhealthy, Destroying],
+            Running => &[Unhealthy, Destroying],
+            Unhealthy => &[Running, Destroying],
+            Destroying => &[Destroyed],
+            Destroyed => &[],
+        }
+    }
+
+    /// `next`, if the table has that transition.
+    pub fn to(self, next: Self) -> Result<Self, IllegalTransition> {
+        if self.successors().contains(&next) {
+            return Ok(next);
+        }
+        Err(IllegalTransition {
+            what: "sandbox",
+            from: self.as_str(),
+            to: next.as_str(),
+        })
+    }
+}
+
+/// A directory of the host seen inside a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Absolute path on the host.
+    pub source: String,
+    /// Absolute path in the sandbox.
+    pub target: String,
+    /// Whether the sandbox may write there.
+    #[serde(default)]
+    pub writable: bool,
+}
+
+/// What every sandbox of a pool is started from; all of it is baked in, so together it is the pool's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxTemplate {
+    /// Driver.
+    pub driver: DriverKind,
+    /// Image, for drivers that have images.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// CPUs.
+    #[serde(default = "default_cpus")]
+    pub cpus: u32,
+    /// Memory, MiB.
+    #[serde(default = "default_memory_mb")]
+    pub memory_mb: u64,
+    /// Disk, MiB; `None` for no limit.
+    #[serde(default)]
+    pub disk_mb: Option<u64>,
+    /// Network policy.
+    #[serde(default = "default_network")]
+    pub network: NetworkPolicy,
+    /// Environment that every program in the sandbox gets.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Directories of the host.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// Labels, for matching.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+const fn default_cpus() -> u32 {
+    1
+}
+const fn default_memory_mb() -> u64 {
+    2048
+}
+const fn default_network() -> NetworkPolicy {
+    NetworkPolicy::None
+}
+
+impl SandboxTemplate {
+    /// A template with the defaults for `driver`.
+    pub fn new(driver: DriverKind) -> Self {
+        Self {
+            driver,
+            image: None,
+            cpus: default_cpus(),
+            memory_mb: default_memory_mb(),
+            disk_mb: None,
+            network: default_network(),
+            env: BTreeMap::new(),
+            mounts: Vec::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// A named pool of warm sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Name, unique per installation.
+    pub name: String,
+    /// What its sandboxes are started from.
+    pub template: SandboxTemplate,
+    /// Warm sandboxes to keep.
+    pub target: u32,
+    /// Most sandboxes at once, held ones included.
+    pub max: u32,
+    /// Starts of pool members that failed one after the other; back-off and the operator's view come from it.
+    pub failures: u32,
+    /// The last failure of a start.
+    pub last_error: Option<String>,
+    /// No warm start is tried before this.
+    pub retry_at: Option<Timestamp>,
+    /// Version for optimistic concurrency.
+    pub version: i64,
+}
+
+/// A place where runs execute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Id; also the name at the driver.
+    pub id: SandboxId,
+    /// Holder; `None` while it is warm or an operator's.
+    pub tenant_id: Option<TenantId>,
+    /// Department of the holder.
+    pub department_id: Option<DepartmentId>,
+    /// Pool.
+    pub pool: String,
+    /// Driver.
+    pub driver: DriverKind,
+    /// The driver's own id for it, once known.
+    pub driver_ref: Option<String>,
+    /// The server whose driver runs it.
+    pub server_id: ServerId,
+    /// State.
+    pub status: SandboxStatus,
+    /// What it was started from.
+    pub template: SandboxTemplate,
+    /// The holder's own configuration.
+    pub config: serde_json::Value,
+    /// Commands of `orchestrator` and `bd` that programs in it may use; `None` for all that its run allows.
+    pub tool_allowlist: Option<Vec<String>>,
+    /// vsock context id, where the driver uses one; unique among live sandboxes.
+    pub vsock_cid: Option<i64>,
+    /// Whether a run (not a person) holds it; such a sandbox ends with its run.
+    pub for_run: bool,
+    /// Health checks that failed one after the other.
+    pub failures: u32,
+    /// Why it is unhealthy or being destroyed.
+    pub reason: Option<String>,
+    /// When its record was made.
+    pub created_at: Timestamp,
+    /// When it was claimed.
+    pub claimed_at: Option<Timestamp>,
+    /// When it was last found healthy.
+    pub checked_at: Option<Timestamp>,
+    /// Version for optimistic concurrency.
+    pub version: i64,
+}
+
+impl Sandbox {
+    /// Moves to `next` through the table.
+    pub fn transition(&mut self, next: SandboxStatus) -> Result<(), IllegalTransition> {
+        self.status = self.status.to(next)?;
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// What its sandboxes have to offer, given what the driver says of itself.
+    pub fn offer(&self, isolation: crate::Isolation, arch: &str) -> Offer {
+        let t = &self.template;
+        Offer {
+            pool: self.name.clone(),
+            driver: t.driver,
+            image: t.image.clone(),
+            arch: arch.to_owned(),
+            isolation,
+            cpus: t.cpus,
+            memory_mb: t.memory_mb,
+            disk_mb: t.disk_mb,
+            network: t.network,
+            labels: t.labels.clone(),
+            devices: std::collections::BTreeSet::new(),
+        }
+    }
+
+    /// The wait after the given number of failed starts: 1 s doubling to 5 min.
+    pub fn retry_delay(failures: u32) -> Duration {
+        Duration::from_secs(1u64 << failures.saturating_sub(1).min(9)).min(Duration::from_secs(300))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_can_end_and_nothing_leaves_the_end() {
+        for from in SandboxStatus::ALL {
+            let mut reached = vec![*from];
+            for i in 0.. {
+                let Some(state) = reached.get(i).copied() else {
+                    break;
+                };
+                for next in state.successors() {
+                    if !reached.contains(next) {
+                        reached.push(*next);
+                    }
+                }
+            }
+            assert!(reached.contains(&SandboxStatus::Destroyed), "{from} cannot end");
+        }
+        assert!(SandboxStatus::Destroyed.successors().is_empty());
+    }
+
+    #[test]
+    fn an_illegal_transition_names_both_states() {
+        let error = SandboxStatus::Destroyed.to(SandboxStatus::Running).unwrap_err();
+        assert_eq!(error.to_string(), "a sandbox cannot go from destroyed to running");
+    }
+}

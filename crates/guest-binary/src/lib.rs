@@ -1,0 +1,1 @@
+//! The guest program as bytes, built statically for the host's architecture.

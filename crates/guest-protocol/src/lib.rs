@@ -1,0 +1,1 @@
+//! The gRPC protocol between Ostler and the program inside a sandbox.

@@ -1,0 +1,1 @@
+//! The driver trait, the guest client, and the driver conformance suite.

@@ -1,0 +1,1 @@
+//! Storage: records, changes, the run queue as traits, and the conformance suite.
