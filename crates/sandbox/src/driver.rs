@@ -1,0 +1,247 @@
+//! The driver trait: how a back end starts, reaches and ends sandboxes, and what it can enforce.
+//!
+//! A driver reports what its back end says; whether a sandbox is *ready* is decided above, by asking the guest. A
+//! driver keeps no list of its own that must survive: everything it started can be found again with [`Driver::list`]
+//! by the instance name it was made with, so that a server killed at any instant leaves nothing unaccounted for.
+
+use async_trait::async_trait;
+use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::broadcast;
+
+/// A connection to the guest.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SandboxSpec {
+    /// Id, also the name at the back end. Starting the same id twice is an error of the caller.
+    pub id: SandboxId,
+    /// Everything that is baked in.
+    pub template: SandboxTemplate,
+}
+
+/// What a driver on this host can enforce. Asking for more is refused by [`Driver::check`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// How strongly sandboxes are kept apart from the host.
+    pub isolation: Isolation,
+    /// Network policies it can enforce.
+    pub networks: Vec<NetworkPolicy>,
+    /// Whether it needs an image.
+    pub images: bool,
+    /// Whether it can limit CPU time.
+    pub cpu_limit: bool,
+    /// Whether it can limit memory.
+    pub memory_limit: bool,
+    /// Whether it can limit disk use.
+    pub disk_limit: bool,
+    /// Whether directories of the host can be seen inside.
+    pub mounts: bool,
+    /// Whether it can pause and resume.
+    pub pause: bool,
+    /// Whether it can snapshot and restore.
+    pub snapshot: bool,
+    /// Machine architecture as in `uname -m`.
+    pub arch: String,
+}
+
+/// What the back end says about one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverStatus {
+    /// Its first process lives.
+    Running,
+    /// Its first process has ended.
+    Exited(ExitInfo),
+    /// The back end knows nothing of it.
+    Gone,
+}
+
+/// How a sandbox's first process ended, as far as the back end knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExitInfo {
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Signal.
+    pub signal: Option<i32>,
+    /// Whether memory ran out.
+    pub out_of_memory: bool,
+}
+
+/// A sandbox ended without having been asked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverEvent {
+    /// Which.
+    pub id: SandboxId,
+    /// How.
+    pub exit: ExitInfo,
+}
+
+/// One finding of [`Driver::probe`], for `ostler doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found, and when it is not ok, the command or step that mends it.
+    pub detail: String,
+}
+
+/// Why a driver did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The template asks for what this driver cannot enforce.
+    #[error("the {driver} driver cannot do this: {}", reasons.join("; "))]
+    Unsupported {
+        /// The driver.
+        driver: DriverKind,
+        /// One sentence per field that was refused.
+        reasons: Vec<String>,
+    },
+    /// The back end has no such sandbox.
+    #[error("the {driver} driver has no sandbox {id}")]
+    NotFound {
+        /// The driver.
+        driver: DriverKind,
+        /// The sandbox.
+        id: SandboxId,
+    },
+    /// The back end cannot be used.
+    #[error("the {driver} driver cannot be used: {message}")]
+    Unavailable {
+        /// The driver.
+        driver: DriverKind,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The back end refused or failed.
+    #[error("the {driver} driver could not {action} {id}: {message}")]
+    Failed {
+        /// The driver.
+        driver: DriverKind,
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The sandbox.
+        id: SandboxId,
+        /// What the back end said.
+        message: String,
+    },
+    /// It did not happen in time.
+    #[error("the {driver} driver did not {action} {id} within {limit:?}")]
+    TimedOut {
+        /// The driver.
+        driver: DriverKind,
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The sandbox.
+        id: SandboxId,
+        /// How long was waited.
+        limit: Duration,
+    },
+}
+
+/// A back end that runs sandboxes.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Which.
+    fn kind(&self) -> DriverKind;
+
+    /// What it can enforce here.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Looks at everything it needs; for `ostler doctor`.
+    async fn probe(&self) -> Vec<Finding>;
+
+    /// Starts a sandbox whose first process is the guest. Returns the back end's own id as soon as the back end has
+    /// started it; the guest may need a moment more before it answers. On failure nothing is left behind.
+    async fn start(&self, spec: &SandboxSpec) -> Result<String, DriverError>;
+
+    /// Opens a connection to the guest; fails at once when the guest does not listen (yet).
+    async fn connect(&self, id: SandboxId) -> Result<Box<dyn ByteStream>, DriverError>;
+
+    /// What the back end says.
+    async fn status(&self, id: SandboxId) -> Result<DriverStatus, DriverError>;
+
+    /// Ends every process of the sandbox (TERM to the guest, after `grace` KILL to all) and removes everything of it:
+    /// processes, cgroups, namespaces, sockets, files. Idempotent; goes on after a failed step and then reports it.
+    async fn remove(&self, id: SandboxId, grace: Duration) -> Result<(), DriverError>;
+
+    /// Every sandbox of this instance that the back end has anything of, running or not.
+    async fn list(&self) -> Result<Vec<SandboxId>, DriverError>;
+
+    /// Freezes all processes.
+    async fn pause(&self, id: SandboxId) -> Result<(), DriverError> {
+        Err(self.cannot("pause", id))
+    }
+
+    /// Thaws them.
+    async fn resume(&self, id: SandboxId) -> Result<(), DriverError> {
+        Err(self.cannot("resume", id))
+    }
+
+    /// Sandboxes that ended unasked, as it happens. A lagging receiver loses events: health checks catch up.
+    fn events(&self) -> broadcast::Receiver<DriverEvent>;
+
+    /// Refuses a template that asks for what this driver cannot enforce.
+    fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
+        let can = self.capabilities();
+        let mut reasons = Vec::new();
+        let mut refuse = |asked: bool, able: bool, what: String| {
+            if asked && !able {
+                reasons.push(what);
+            }
+        };
+        let kind = self.kind();
+        refuse(
+            template.driver != kind,
+            false,
+            format!("the template is for the {} driver", template.driver),
+        );
+        refuse(
+            can.images,
+            template.image.is_some(),
+            "an image is needed and none is named".into(),
+        );
+        refuse(template.image.is_some(), can.images, "it has no images".into());
+        refuse(
+            true,
+            can.networks.contains(&template.network),
+            format!("network policy {}", template.network),
+        );
+        refuse(template.disk_mb.is_some(), can.disk_limit, "a disk limit".into());
+        refuse(
+            !template.mounts.is_empty(),
+            can.mounts,
+            "mounts of host directories".into(),
+        );
+        refuse(
+            template.cpus == 0,
+            false,
+            "a sandbox needs at least one CPU".into(),
+        );
+        refuse(
+            template.memory_mb < 16,
+            false,
+            "a sandbox needs at least 16 MiB of memory".into(),
+        );
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(DriverError::Unsupported {
+                driver: kind,
+                reasons,
+            })
+        }
+    }
+
+    /// The error of an operation that this driver does not have.
+    fn cannot(&self, action: &str, _id: SandboxId) -> DriverError {
+        DriverError::Unsupported {
+            driver: self.kind(),
+            reasons: vec![action.to_owned()],
+        }
+    }
+}
