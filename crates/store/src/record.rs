@@ -1,0 +1,199 @@
+//! Which rows there are: one declaration per table.
+
+use crate::{Column, ColumnType, StoreError, Value, corrupt, json_from_value, json_to_value};
+use ostler_domain as d;
+
+/// What a backend must know of a table to read and write its rows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Name.
+    pub name: &'static str,
+    /// Columns in the order of a row's values.
+    pub columns: &'static [(&'static str, ColumnType)],
+    /// The columns of the primary key.
+    pub key: &'static [&'static str],
+    /// Whether rows carry a `version` that guards updates.
+    pub versioned: bool,
+}
+
+impl Table {
+    /// Position of a column.
+    pub fn position(&self, column: &str) -> Option<usize> {
+        self.columns.iter().position(|(name, _)| *name == column)
+    }
+}
+
+/// A type whose values are rows of a table.
+pub trait Record: Sized + Send + 'static {
+    /// The table.
+    const TABLE: &'static Table;
+    /// The values in the order of the table's columns.
+    fn to_values(&self) -> Vec<Value>;
+    /// A row as it was read.
+    fn from_values(values: Vec<Value>) -> Result<Self, StoreError>;
+    /// The version that was read, for versioned tables; 0 otherwise.
+    fn version(&self) -> i64;
+}
+
+macro_rules! column_of {
+    ($type:ty, json, $field:ident) => {
+        (stringify!($field), ColumnType::Text)
+    };
+    ($type:ty, plain, $field:ident) => {
+        (stringify!($field), type_of(|r: &$type| &r.$field))
+    };
+}
+
+/// The column type of a field, from an accessor that names it.
+const fn type_of<R, T: Column>(_: fn(&R) -> &T) -> ColumnType {
+    T::TYPE
+}
+
+macro_rules! write_field {
+    ($record:ident, json, $field:ident) => {
+        json_to_value(&$record.$field)
+    };
+    ($record:ident, plain, $field:ident) => {
+        Column::to_value(&$record.$field)
+    };
+}
+
+macro_rules! read_field {
+    ($values:ident, $table:literal, json, $field:ident) => {
+        json_from_value($values.next().unwrap_or(Value::Null))
+            .map_err(|m| corrupt($table, stringify!($field), m))?
+    };
+    ($values:ident, $table:literal, plain, $field:ident) => {
+        Column::from_value($values.next().unwrap_or(Value::Null))
+            .map_err(|m| corrupt($table, stringify!($field), m))?
+    };
+}
+
+macro_rules! version_of {
+    ($record:ident, versioned) => {
+        $record.version
+    };
+    ($record:ident, fixed) => {
+        0
+    };
+}
+
+macro_rules! is_versioned {
+    (versioned) => {
+        true
+    };
+    (fixed) => {
+        false
+    };
+}
+
+/// Declares a table: the type, its name, whether it is versioned, its key, its fields (`json` for nested values).
+macro_rules! record {
+    ($type:ty, $table:literal, $versioned:ident, key($($key:ident),+), { $($how:ident $field:ident,)+ }) => {
+        impl Record for $type {
+            const TABLE: &'static Table = &Table {
+                name: $table,
+                columns: &[$(column_of!($type, $how, $field),)+],
+                key: &[$(stringify!($key),)+],
+                versioned: is_versioned!($versioned),
+            };
+
+            fn to_values(&self) -> Vec<Value> {
+                vec![$(write_field!(self, $how, $field),)+]
+            }
+
+            fn from_values(values: Vec<Value>) -> Result<Self, StoreError> {
+                let mut values = values.into_iter();
+                Ok(Self { $($field: read_field!(values, $table, $how, $field),)+ })
+            }
+
+            fn version(&self) -> i64 {
+                version_of!(self, $versioned)
+            }
+        }
+    };
+}
+
+record!(d::Tenant, "tenants", fixed, key(id), { plain id, plain name, plain created_at, });
+
+record!(d::ApiToken, "api_tokens", versioned, key(id), {
+    plain id, plain tenant_id, plain name, plain prefix, plain hash, json permissions, plain created_at,
+    plain expires_at, plain last_used_at, plain revoked_at, plain version,
+});
+
+record!(d::Project, "projects", versioned, key(id), {
+    plain id, plain tenant_id, plain name, plain source, plain default_branch, plain next_subtask,
+    plain next_merge_request, plain created_at, plain version,
+});
+
+record!(d::Task, "tasks", versioned, key(id), {
+    plain id, plain tenant_id, plain project_id, plain title, plain description, plain agent_kind, plain auto,
+    plain status, plain epic, plain spec, plain plan, plain attempts, plain run_id, plain error, plain created_at,
+    plain updated_at, plain version,
+});
+
+record!(d::Subtask, "subtasks", versioned, key(id), {
+    plain id, plain tenant_id, plain project_id, plain task_id, plain issue_id, plain number, plain title, plain spec,
+    plain plan, plain position, plain status, plain blocked_reason, json depends_on, plain branch, plain attempts,
+    plain run_id, plain feedback, plain error, plain merge_request_id, plain worktree_expires_at, plain created_at,
+    plain updated_at, plain version,
+});
+
+record!(d::MergeRequest, "merge_requests", versioned, key(id), {
+    plain id, plain tenant_id, plain project_id, plain number, plain task_id, plain subtask_id, plain title,
+    plain body, plain source_branch, plain target_branch, plain head, plain merge_commit, plain status,
+    plain created_at, plain closed_at, plain version,
+});
+
+record!(d::Issue, "issues", versioned, key(project_id, id), {
+    plain id, plain tenant_id, plain project_id, plain task_id, plain issue_type, plain title, plain description,
+    plain design, plain acceptance_criteria, plain notes, plain status, plain priority, plain assignee, json labels,
+    json dependencies, json comments, plain close_reason, plain created_at, plain updated_at, plain closed_at,
+    plain version,
+});
+
+record!(d::Pool, "pools", versioned, key(name), {
+    plain name, json template, plain target, plain max, plain failures, plain last_error, plain retry_at,
+    plain version,
+});
+
+record!(d::Sandbox, "sandboxes", versioned, key(id), {
+    plain id, plain tenant_id, plain department_id, plain pool, plain driver, plain driver_ref, plain server_id,
+    plain status, json template, json config, json tool_allowlist, plain vsock_cid, plain for_run, plain failures,
+    plain reason, plain created_at, plain claimed_at, plain checked_at, plain version,
+});
+
+/// A conversation of an agent that a later attempt can take up again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentSession {
+    /// The subject whose worker it is: the text of a task or subtask id.
+    pub subject: String,
+    /// Owner.
+    pub tenant_id: d::TenantId,
+    /// The agent program's own id for it.
+    pub agent_session: String,
+    /// Totals that the agent program reported for the session so far, to make deltas from.
+    pub totals: d::Usage,
+    /// From when on it is not resumed; moved at each use.
+    pub expires_at: d::Timestamp,
+    /// Version for optimistic concurrency.
+    pub version: i64,
+}
+
+record!(AgentSession, "agent_sessions", versioned, key(subject), {
+    plain subject, plain tenant_id, plain agent_session, json totals, plain expires_at, plain version,
+});
+
+/// Every table of records, in an order in which each comes after those that it refers to.
+pub const TABLES: &[&Table] = &[
+    d::Tenant::TABLE,
+    d::ApiToken::TABLE,
+    d::Project::TABLE,
+    d::Task::TABLE,
+    d::Subtask::TABLE,
+    d::MergeRequest::TABLE,
+    d::Issue::TABLE,
+    d::Pool::TABLE,
+    d::Sandbox::TABLE,
+    AgentSession::TABLE,
+];

@@ -1,0 +1,157 @@
+//! The run queue.
+
+use crate::StoreError;
+use async_trait::async_trait;
+use ostler_domain::{
+    NewRun, ProjectId, Requirements, Run, RunId, RunKind, RunOutcome, RunStatus, SandboxId, ServerId,
+    SubtaskId, TaskId, TenantId, Timestamp,
+};
+use std::collections::BTreeMap;
+
+/// A class: all runs with equal requirements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunClass {
+    /// Number of the class in this store.
+    pub id: i64,
+    /// What its runs need.
+    pub requirements: Requirements,
+}
+
+/// Which runs a server can start now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRuns {
+    /// Who claims.
+    pub server_id: ServerId,
+    /// Classes whose requirements it can satisfy.
+    pub classes: Vec<i64>,
+    /// At most this many.
+    pub limit: u32,
+    /// The present: runs with a later `not_before` are left.
+    pub now: Timestamp,
+}
+
+/// The end of one attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinishRun {
+    /// Which run.
+    pub id: RunId,
+    /// Which attempt; a write about any other than the present one changes nothing.
+    pub attempt: u32,
+    /// A terminal state.
+    pub status: RunStatus,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// An attempt that came to nothing through no fault of its program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequeueRun {
+    /// Which run.
+    pub id: RunId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Why.
+    pub reason: String,
+    /// Not to be started again before this.
+    pub not_before: Option<Timestamp>,
+    /// When.
+    pub at: Timestamp,
+    /// Whether the attempt counts. One that never reached a sandbox does not.
+    pub counts: bool,
+}
+
+/// What a request to end a run did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was waiting, and is cancelled now.
+    AtOnce,
+    /// It is being executed; its server has been told.
+    Requested,
+    /// It had ended before.
+    TooLate,
+    /// There is no such run.
+    Unknown,
+}
+
+/// How many runs there are in each state; exact at any instant.
+pub type RunCounters = BTreeMap<RunStatus, i64>;
+
+/// Which runs are wanted; newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Owner.
+    pub tenant_id: Option<TenantId>,
+    /// Project.
+    pub project_id: Option<ProjectId>,
+    /// Task.
+    pub task_id: Option<TaskId>,
+    /// Subtask.
+    pub subtask_id: Option<SubtaskId>,
+    /// Kind.
+    pub kind: Option<RunKind>,
+    /// State.
+    pub status: Option<RunStatus>,
+    /// Only those submitted before the run with this number, to page on.
+    pub before_seq: Option<i64>,
+    /// At most this many; 0 means 50.
+    pub limit: u32,
+}
+
+/// The one queue of everything that is executed.
+///
+/// Order: higher priority first, then first submitted first. A run is claimed by one server for one *attempt*; every
+/// later write names (run, attempt) and changes nothing once that attempt is over.
+#[async_trait]
+pub trait RunQueue: Send + Sync {
+    /// Puts runs on the queue, all or none; returns their numbers in the order given.
+    async fn enqueue(&self, runs: Vec<NewRun>) -> Result<Vec<i64>, StoreError>;
+
+    /// Classes that runs have been submitted for. Never shrinks while the server runs; at most a few thousand.
+    async fn classes(&self) -> Result<Vec<RunClass>, StoreError>;
+
+    /// Claims waiting runs in order and makes them `running` with the next attempt number. Never gives one run to two.
+    async fn claim(&self, claim: ClaimRuns) -> Result<Vec<Run>, StoreError>;
+
+    /// When the next run of these classes that waits for its `not_before` comes due.
+    async fn next_due(&self, classes: &[i64], now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Notes the sandbox that an attempt is executed in. False when the attempt is over.
+    async fn assign_sandbox(&self, id: RunId, attempt: u32, sandbox: SandboxId) -> Result<bool, StoreError>;
+
+    /// Ends attempts. For each: whether it was still the present one; if not, nothing was changed.
+    async fn finish(&self, ends: Vec<FinishRun>) -> Result<Vec<bool>, StoreError>;
+
+    /// Puts attempts that came to nothing back on the queue, at their old place. One that has used up its attempts
+    /// becomes `lost`, one whose end was requested becomes `cancelled`. For each the state it is in now; `None` if the
+    /// attempt was over.
+    async fn requeue(&self, runs: Vec<RequeueRun>) -> Result<Vec<Option<RunStatus>>, StoreError>;
+
+    /// Requests the end of a run.
+    async fn request_cancel(&self, id: RunId, at: Timestamp) -> Result<Cancelled, StoreError>;
+
+    /// The runs that `server` is executing and whose end was requested.
+    async fn cancel_requests(&self, server: ServerId) -> Result<Vec<RunId>, StoreError>;
+
+    /// The runs that `server` is executing.
+    async fn running(&self, server: ServerId) -> Result<Vec<Run>, StoreError>;
+
+    /// One run.
+    async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError>;
+
+    /// Runs.
+    async fn runs(&self, filter: RunFilter) -> Result<Vec<Run>, StoreError>;
+
+    /// How many there are in each state: of one tenant, or of all.
+    async fn counters(&self, tenant: Option<TenantId>) -> Result<RunCounters, StoreError>;
+
+    /// How many waiting runs of the same class go before this one; `None` when it is not waiting.
+    async fn position(&self, id: RunId) -> Result<Option<u64>, StoreError>;
+
+    /// Says that `server` lives. Its runs are its own as long as it goes on saying so.
+    async fn heartbeat(&self, server: ServerId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Servers with running runs that have not been heard of since `before`.
+    async fn silent_servers(&self, before: Timestamp) -> Result<Vec<ServerId>, StoreError>;
+}
