@@ -1,1 +1,26 @@
-//! What crosses a boundary: HTTP bodies with their schemas.
+//! What crosses a boundary: the bodies of the HTTP interface with their schemas.
+//!
+//! Server and client share these types, so that they cannot drift; the OpenAPI document is generated from them. A
+//! field is only ever added. Times are RFC 3339 texts in UTC.
+
+mod access;
+mod agents;
+mod error;
+mod events;
+mod merge_requests;
+mod projects;
+mod runs;
+mod system;
+mod tasks;
+mod time;
+
+pub use access::*;
+pub use agents::*;
+pub use error::*;
+pub use events::*;
+pub use merge_requests::*;
+pub use projects::*;
+pub use runs::*;
+pub use system::*;
+pub use tasks::*;
+pub use time::Time;

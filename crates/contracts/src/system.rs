@@ -1,0 +1,72 @@
+//! The server itself.
+
+use crate::Time;
+use ostler_domain::DriverKind;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// Whether the server can do its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or `degraded` when a part below is not.
+    pub status: String,
+    /// Version of the server.
+    pub version: String,
+    /// Seconds since it was ready.
+    pub uptime_seconds: u64,
+    /// Whether the database answers.
+    pub database: bool,
+    /// Whether new runs are started; false while the server shuts down.
+    pub accepting_runs: bool,
+    /// Runs by state; only for callers with a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<BTreeMap<String, i64>>,
+}
+
+/// An agent kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KindView {
+    /// Name, as `--agent` takes it.
+    pub name: String,
+    /// For people.
+    pub title: String,
+    /// The file in a repository that it reads instructions from.
+    pub instruction_file: String,
+    /// How to install it.
+    pub install: String,
+    /// Whether it is the server's default.
+    pub default: bool,
+}
+
+/// One finding of the doctor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FindingView {
+    /// Driver, when it concerns one.
+    #[schema(value_type = Option<String>)]
+    pub driver: Option<DriverKind>,
+    /// What was looked at.
+    pub subject: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found, and what to do.
+    pub detail: String,
+}
+
+/// How a reconciler is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReconcilerView {
+    /// Name.
+    pub name: String,
+    /// When it last ended a round.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_run: Option<Time>,
+    /// How long that took, milliseconds.
+    pub duration_ms: u64,
+    /// What it did, or found to do.
+    pub summary: String,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+    /// Rounds since the start of the server.
+    pub rounds: u64,
+}
