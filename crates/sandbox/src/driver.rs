@@ -143,6 +143,69 @@ pub enum DriverError {
     },
 }
 
+/// Everything in which a template asks for more than a driver with these capabilities can enforce, one sentence each.
+pub fn refusals(kind: DriverKind, can: &Capabilities, template: &SandboxTemplate) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut refuse = |refused: bool, why: String| {
+        if refused {
+            reasons.push(why);
+        }
+    };
+    refuse(
+        template.driver != kind,
+        format!("the template is for the {} driver", template.driver),
+    );
+    refuse(
+        can.images && template.image.is_none(),
+        "an image is needed and none is named".into(),
+    );
+    refuse(!can.images && template.image.is_some(), "it has no images".into());
+    refuse(
+        !can.networks.contains(&template.network),
+        format!("network policy {}", template.network),
+    );
+    refuse(!can.cpu_limit, "a limit of CPU time".into());
+    refuse(!can.memory_limit, "a limit of memory".into());
+    refuse(
+        template.disk_mb.is_some() && !can.disk_limit,
+        "a disk limit".into(),
+    );
+    refuse(
+        !template.mounts.is_empty() && !can.mounts,
+        "mounts of host directories".into(),
+    );
+    refuse(template.cpus == 0, "a sandbox needs at least one CPU".into());
+    refuse(
+        template.memory_mb < 16,
+        "a sandbox needs at least 16 MiB of memory".into(),
+    );
+    refuse(
+        template
+            .env
+            .iter()
+            .any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')),
+        "an environment variable whose name is empty or holds `=`, or that holds a zero byte".into(),
+    );
+    for mount in &template.mounts {
+        refuse(
+            ![&mount.source, &mount.target]
+                .iter()
+                .all(|p| is_plain_absolute(p)),
+            format!(
+                "the mount {} on {}: both must be absolute, without `..`",
+                mount.source, mount.target
+            ),
+        );
+    }
+    reasons
+}
+
+fn is_plain_absolute(path: &str) -> bool {
+    use std::path::{Component, Path};
+    let path = Path::new(path);
+    path.is_absolute() && !path.components().any(|c| matches!(c, Component::ParentDir))
+}
+
 /// A back end that runs sandboxes.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
@@ -187,46 +250,8 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Refuses a template that asks for what this driver cannot enforce.
     fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
-        let can = self.capabilities();
-        let mut reasons = Vec::new();
-        let mut refuse = |asked: bool, able: bool, what: String| {
-            if asked && !able {
-                reasons.push(what);
-            }
-        };
         let kind = self.kind();
-        refuse(
-            template.driver != kind,
-            false,
-            format!("the template is for the {} driver", template.driver),
-        );
-        refuse(
-            can.images,
-            template.image.is_some(),
-            "an image is needed and none is named".into(),
-        );
-        refuse(template.image.is_some(), can.images, "it has no images".into());
-        refuse(
-            true,
-            can.networks.contains(&template.network),
-            format!("network policy {}", template.network),
-        );
-        refuse(template.disk_mb.is_some(), can.disk_limit, "a disk limit".into());
-        refuse(
-            !template.mounts.is_empty(),
-            can.mounts,
-            "mounts of host directories".into(),
-        );
-        refuse(
-            template.cpus == 0,
-            false,
-            "a sandbox needs at least one CPU".into(),
-        );
-        refuse(
-            template.memory_mb < 16,
-            false,
-            "a sandbox needs at least 16 MiB of memory".into(),
-        );
+        let reasons = refusals(kind, self.capabilities(), template);
         if reasons.is_empty() {
             Ok(())
         } else {

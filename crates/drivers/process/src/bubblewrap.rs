@@ -1,0 +1,364 @@
+//! The bubblewrap command line: what a sandbox sees of this host.
+//!
+//! The view is built from nothing: the programs in /usr, a handful of files of /etc without any secret, private /proc,
+//! /dev and /tmp. A server that is root lets the guest run as a user of its own without any privilege (one that no other
+//! sandbox and nothing on the host has), since a process of user 0 would be root to the kernel in many places even
+//! without capabilities. Any other server needs a user namespace anyway; the guest is then user 1000 inside and the
+//! server's user outside, and may make no further user namespaces.
+
+use crate::layout::SandboxDir;
+use ostler_domain::{NetworkPolicy, SandboxId, SandboxTemplate};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Where the guest sees itself.
+pub(crate) const GUEST: &str = "/ostler/guest";
+/// Where the guest's sockets are, seen from inside.
+pub(crate) const RUN: &str = "/run/ostler";
+pub(crate) const WORKSPACE: &str = "/workspace";
+const HOME: &str = "/home/agent";
+
+/// User inside where a user namespace maps it to the server's own.
+const MAPPED_UID: u32 = 1000;
+
+/// First of the 65 536 user ids that sandboxes of a server that is root run as: above the ranges that distributions,
+/// containers and systemd hand out, below 2³¹.
+const FIRST_UID: u32 = 0x7000_0000;
+
+/// What of /etc is shown; each must be harmless to read for anybody. Names that are absent are left out.
+const ETC: &[&str] = &[
+    "alternatives",
+    "ca-certificates",
+    "crypto-policies",
+    "inputrc",
+    "java",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "protocols",
+    "python3",
+    "resolv.conf",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+];
+
+/// Targets of mounts that belong to the driver.
+const RESERVED: &[&str] = &[
+    "/proc",
+    "/dev",
+    "/sys",
+    "/run/ostler",
+    "/ostler",
+    "/etc/passwd",
+    "/etc/group",
+];
+
+/// A bubblewrap that works here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bubblewrap {
+    pub(crate) program: PathBuf,
+    /// Changes the user inside; only where the server is root.
+    pub(crate) setpriv: Option<PathBuf>,
+    /// Whether it can forbid further user namespaces (0.8 and later).
+    pub(crate) disables_userns: bool,
+}
+
+/// The user id of a sandbox whose server is root.
+pub(crate) fn sandbox_uid(id: SandboxId) -> u32 {
+    // The end of an id is random; two sandboxes with the same user would merely share the kernel's per-user quotas.
+    let text = id.to_string();
+    let tail = text
+        .bytes()
+        .rev()
+        .take(8)
+        .fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
+    FIRST_UID + (tail & 0xffff)
+}
+
+/// Environment of the guest.
+pub(crate) fn environment(id: SandboxId, template: &SandboxTemplate, home: &str) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = [
+        (
+            "PATH",
+            "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin",
+        ),
+        ("HOME", home),
+        ("USER", "agent"),
+        ("LOGNAME", "agent"),
+        ("SHELL", "/bin/sh"),
+        ("LANG", "C.UTF-8"),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    env.extend(template.env.clone());
+    env.insert(crate::plain::MARKER.to_owned(), id.to_string());
+    env
+}
+
+/// Why a template's mounts cannot be had, one sentence each.
+pub(crate) fn mount_refusals(template: &SandboxTemplate, state_dir: &Path) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for mount in &template.mounts {
+        let target = Path::new(&mount.target);
+        if target == Path::new("/") || RESERVED.iter().any(|r| target.starts_with(r)) {
+            reasons.push(format!(
+                "a mount on {}, which belongs to the sandbox itself",
+                mount.target
+            ));
+        }
+        // The real path: a symbolic link must not lead where the check does not look.
+        let source = std::fs::canonicalize(&mount.source).unwrap_or_else(|_| PathBuf::from(&mount.source));
+        if source.starts_with(state_dir) || state_dir.starts_with(&source) {
+            reasons.push(format!(
+                "a mount of {}, which would show the other sandboxes",
+                mount.source
+            ));
+        }
+    }
+    reasons
+}
+
+impl Bubblewrap {
+    /// Makes what the sandbox sees of its own directory, with the right owner.
+    pub(crate) fn prepare(&self, id: SandboxId, dir: &SandboxDir) -> io::Result<()> {
+        let uid = self.setpriv.is_some().then(|| sandbox_uid(id));
+        let shown = uid.unwrap_or(MAPPED_UID);
+        for (name, mode) in [
+            ("run", 0o700),
+            ("workspace", 0o755),
+            ("home", 0o700),
+            ("tmp", 0o1777),
+        ] {
+            let path = dir.join(name);
+            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+            if uid.is_some() {
+                std::os::unix::fs::chown(&path, uid, uid)?;
+            }
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        }
+        let etc = dir.join("etc");
+        std::fs::DirBuilder::new().mode(0o755).create(&etc)?;
+        for (name, text) in [
+            (
+                "passwd",
+                format!(
+                    "root:x:0:0:root:/:/usr/sbin/nologin\nagent:x:{shown}:{shown}:agent:{HOME}:/bin/sh\n\
+                     nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+                ),
+            ),
+            (
+                "group",
+                format!("root:x:0:\nagent:x:{shown}:\nnogroup:x:65534:\n"),
+            ),
+            (
+                "hosts",
+                format!(
+                    "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {}\n",
+                    hostname(id)
+                ),
+            ),
+        ] {
+            std::fs::write(etc.join(name), text)?;
+            std::fs::set_permissions(etc.join(name), std::fs::Permissions::from_mode(0o644))?;
+        }
+        Ok(())
+    }
+
+    /// Everything after the name of the program. It may hold secrets of the template's environment, so it is given
+    /// through a descriptor and never on the command line.
+    pub(crate) fn arguments(
+        &self,
+        id: SandboxId,
+        dir: &SandboxDir,
+        template: &SandboxTemplate,
+        guest: &Path,
+    ) -> Vec<OsString> {
+        let mut args = Arguments::default();
+        args.isolate(self, template.network);
+        args.add(["--hostname", &hostname(id)]);
+        args.system();
+        for (name, target) in [
+            ("run", RUN),
+            ("workspace", WORKSPACE),
+            ("home", HOME),
+            ("tmp", "/tmp"),
+        ] {
+            args.mount("--bind", dir.join(name), target);
+        }
+        args.mount("--bind", dir.join("tmp"), "/var/tmp");
+        for name in ["passwd", "group", "hosts"] {
+            args.mount("--ro-bind", dir.join("etc").join(name), &format!("/etc/{name}"));
+        }
+        args.mount("--ro-bind", guest, GUEST);
+        for mount in &template.mounts {
+            let kind = if mount.writable { "--bind" } else { "--ro-bind" };
+            args.mount(kind, &mount.source, &mount.target);
+        }
+        args.add(["--remount-ro", "/", "--chdir", WORKSPACE, "--clearenv"]);
+        for (name, value) in environment(id, template, HOME) {
+            args.add(["--setenv", &name, &value]);
+        }
+        args.0
+    }
+
+    /// The command inside, before the guest's own arguments.
+    pub(crate) fn command(&self, id: SandboxId) -> Vec<OsString> {
+        let mut args = Arguments::default();
+        if let Some(setpriv) = &self.setpriv {
+            let uid = sandbox_uid(id).to_string();
+            args.0.push(setpriv.into());
+            args.add([
+                "--reuid",
+                &uid,
+                "--regid",
+                &uid,
+                "--clear-groups",
+                "--no-new-privs",
+            ]);
+            args.add(["--inh-caps=-all", "--bounding-set=-all", "--"]);
+        }
+        args.add([GUEST]);
+        args.0
+    }
+}
+
+/// Name of the host inside.
+fn hostname(id: SandboxId) -> String {
+    id.to_string().replace('_', "-")
+}
+
+/// Arguments under construction.
+#[derive(Default)]
+pub(crate) struct Arguments(pub(crate) Vec<OsString>);
+
+impl Arguments {
+    pub(crate) fn add<const N: usize>(&mut self, args: [&str; N]) {
+        self.0.extend(args.iter().map(OsString::from));
+    }
+
+    /// A bind mount. The directories above its target are made open to all: bubblewrap's own choice is for its user
+    /// only, who may be root.
+    fn mount(&mut self, kind: &str, source: impl AsRef<OsStr>, target: &str) {
+        let mut parents: Vec<&Path> = Path::new(target).ancestors().skip(1).collect();
+        parents.pop();
+        for parent in parents.into_iter().rev() {
+            self.add(["--perms", "0755", "--dir"]);
+            self.0.push(parent.into());
+        }
+        self.0
+            .extend([OsStr::new(kind), source.as_ref(), OsStr::new(target)].map(OsStr::to_owned));
+    }
+
+    /// Namespaces and privileges.
+    pub(crate) fn isolate(&mut self, bubblewrap: &Bubblewrap, network: NetworkPolicy) {
+        self.add([
+            "--unshare-pid",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+        ]);
+        if network == NetworkPolicy::None {
+            self.add(["--unshare-net"]);
+        }
+        if bubblewrap.setpriv.is_some() {
+            // What changing the user takes; the change itself gives all of it up.
+            self.add(["--cap-drop", "ALL", "--cap-add", "CAP_SETUID"]);
+            self.add(["--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]);
+        } else {
+            let uid = MAPPED_UID.to_string();
+            self.add([
+                "--unshare-user",
+                "--uid",
+                &uid,
+                "--gid",
+                &uid,
+                "--cap-drop",
+                "ALL",
+            ]);
+            if bubblewrap.disables_userns {
+                self.add(["--disable-userns"]);
+            }
+        }
+        self.add(["--as-pid-1", "--new-session"]);
+    }
+
+    /// Programs, libraries and the harmless part of /etc.
+    pub(crate) fn system(&mut self) {
+        self.add(["--ro-bind", "/usr", "/usr"]);
+        for name in ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"] {
+            match std::fs::read_link(name) {
+                Ok(target) => self
+                    .0
+                    .extend(["--symlink".into(), target.into_os_string(), name.into()]),
+                Err(_) => self.add(["--ro-bind-try", name, name]),
+            }
+        }
+        for name in ETC {
+            let path = format!("/etc/{name}");
+            if Path::new(&path).exists() {
+                self.mount("--ro-bind", &path, &path);
+            }
+        }
+        self.add(["--proc", "/proc", "--dev", "/dev"]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostler_domain::{DriverKind, Mount};
+
+    #[test]
+    fn users_of_sandboxes_differ_and_stay_in_their_range() {
+        let uids: std::collections::BTreeSet<u32> = (0..100).map(|_| sandbox_uid(SandboxId::new())).collect();
+        assert!(uids.len() > 90, "only {} different", uids.len());
+        assert!(uids.iter().all(|u| (FIRST_UID..FIRST_UID + 0x1_0000).contains(u)));
+    }
+
+    #[test]
+    fn mounts_cannot_cover_the_sandbox_or_show_others() {
+        let state = tempfile::tempdir().unwrap();
+        let state_dir = std::fs::canonicalize(state.path()).unwrap().join("sandboxes");
+        std::fs::create_dir_all(state_dir.join("other")).unwrap();
+        let mut template = SandboxTemplate::new(DriverKind::Process);
+        let mut refused = |source: &Path, target: &str| {
+            template.mounts = vec![Mount {
+                source: source.display().to_string(),
+                target: target.to_owned(),
+                writable: false,
+            }];
+            mount_refusals(&template, &state_dir).len()
+        };
+        assert_eq!(refused(Path::new("/usr/share"), "/opt/share"), 0);
+        assert_eq!(refused(Path::new("/usr/share"), "/proc/sys"), 1);
+        assert_eq!(refused(Path::new("/usr/share"), "/"), 1);
+        assert_eq!(refused(&state_dir.join("other"), "/opt/share"), 1);
+        assert_eq!(refused(Path::new("/"), "/opt/share"), 1);
+        let link = state.path().join("link");
+        std::os::unix::fs::symlink(&state_dir, &link).unwrap();
+        assert_eq!(refused(&link, "/opt/share"), 1);
+    }
+
+    #[test]
+    fn the_template_cannot_take_the_marker() {
+        let id = SandboxId::new();
+        let mut template = SandboxTemplate::new(DriverKind::Process);
+        template.env.insert(crate::plain::MARKER.into(), "other".into());
+        template.env.insert("HOME".into(), "/elsewhere".into());
+        let env = environment(id, &template, HOME);
+        assert_eq!(env[crate::plain::MARKER], id.to_string());
+        assert_eq!(env["HOME"], "/elsewhere");
+    }
+}

@@ -1,0 +1,441 @@
+//! The driver.
+
+use crate::bubblewrap::{self, Bubblewrap};
+use crate::cgroup::{Group, Host, Limits};
+use crate::layout::{Record, SandboxDir, Started};
+use crate::options::{Mode, ProcessOptions};
+use crate::{launch, probe, teardown};
+use async_trait::async_trait;
+use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_sandbox::{
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
+    connect_socket, refusals,
+};
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
+
+const KIND: DriverKind = DriverKind::Process;
+
+/// How long starting the processes may take.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long the kernel gets to freeze or thaw.
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the note of how a sandbox ended is waited for, and how often it is looked at.
+const NOTE_LIMIT: Duration = Duration::from_millis(500);
+const NOTE_STEP: Duration = Duration::from_millis(5);
+/// Events kept for a slow receiver.
+const EVENTS: usize = 256;
+
+/// Sandboxes made of namespaces and cgroups of this host.
+#[derive(Debug)]
+pub struct ProcessDriver {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: ProcessOptions,
+    bubblewrap: Result<Bubblewrap, String>,
+    host: Host,
+    capabilities: Capabilities,
+    events: broadcast::Sender<DriverEvent>,
+    entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
+}
+
+/// What this process holds of one sandbox: no two operations on it at a time, and the task that waits for its end.
+#[derive(Debug, Default)]
+struct Entry {
+    turn: tokio::sync::Mutex<()>,
+    watch: Mutex<Option<AbortHandle>>,
+}
+
+/// The guest's arguments, given where its sockets and its workspace are.
+pub(crate) fn guest_arguments(run: &Path, workspace: &Path) -> Vec<OsString> {
+    vec!["--run".into(), run.into(), "--workspace".into(), workspace.into()]
+}
+
+impl ProcessDriver {
+    /// Looks at the host, makes the state directory and watches the sandboxes that an earlier driver of the same
+    /// instance left running. Must be called within a tokio runtime.
+    pub async fn open(mut options: ProcessOptions) -> Result<Self, DriverError> {
+        let unavailable = |message: String| DriverError::Unavailable {
+            driver: KIND,
+            message,
+        };
+        if !options.instance_is_valid() {
+            return Err(unavailable(format!(
+                "the instance name `{}` must be 1 to 40 of a-z, 0-9, - and _",
+                options.instance
+            )));
+        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.state_dir)
+            .and_then(|()| std::fs::canonicalize(&options.state_dir))
+            .map(|real| options.state_dir = real)
+            .map_err(|e| unavailable(format!("its directory {}: {e}", options.state_dir.display())))?;
+        let bubblewrap = match options.mode {
+            Mode::Plain => Err("plain processes were asked for".to_owned()),
+            Mode::Auto | Mode::Namespaces => probe::bubblewrap().await,
+        };
+        if let (Mode::Namespaces, Err(why)) = (options.mode, &bubblewrap) {
+            return Err(unavailable(why.clone()));
+        }
+        let host = Host::discover(&options.instance);
+        let namespaces = bubblewrap.is_ok();
+        let capabilities = Capabilities {
+            isolation: if namespaces {
+                Isolation::Namespace
+            } else {
+                Isolation::Process
+            },
+            networks: if namespaces {
+                vec![NetworkPolicy::None, NetworkPolicy::Open]
+            } else {
+                vec![NetworkPolicy::Open]
+            },
+            images: false,
+            cpu_limit: host.limits_cpu(),
+            memory_limit: host.limits_memory(),
+            disk_limit: false,
+            mounts: namespaces,
+            pause: host.freezes(),
+            snapshot: false,
+            arch: std::env::consts::ARCH.to_owned(),
+        };
+        let inner = Arc::new(Inner {
+            options,
+            bubblewrap,
+            host,
+            capabilities,
+            events: broadcast::channel(EVENTS).0,
+            entries: Mutex::default(),
+        });
+        for id in inner.list() {
+            let dir = inner.dir(id);
+            if let Some(started) = dir.started(id).filter(|s| s.guest.alive()) {
+                inner.watch(id, &started);
+            }
+        }
+        Ok(Self { inner })
+    }
+}
+
+impl Drop for ProcessDriver {
+    fn drop(&mut self) {
+        for entry in lock(&self.inner.entries).values() {
+            entry.stop_watching();
+        }
+    }
+}
+
+impl Entry {
+    fn stop_watching(&self) {
+        if let Some(task) = lock(&self.watch).take() {
+            task.abort();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks, and the values are valid after each statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn dir(&self, id: SandboxId) -> SandboxDir {
+        SandboxDir::of(&self.options.state_dir, id)
+    }
+
+    fn entry(&self, id: SandboxId) -> Arc<Entry> {
+        lock(&self.entries).entry(id).or_default().clone()
+    }
+
+    fn group(&self, id: SandboxId) -> Group {
+        match self.dir(id).record() {
+            Some(record) => Group::new(record.groups),
+            None => self.host.group(&id.to_string()),
+        }
+    }
+
+    fn failed(action: &'static str, id: SandboxId, message: impl std::fmt::Display) -> DriverError {
+        DriverError::Failed {
+            driver: KIND,
+            action,
+            id,
+            message: message.to_string(),
+        }
+    }
+
+    /// What has a directory or a cgroup. A directory without a note is from a start that was cut off.
+    fn list(&self) -> Vec<SandboxId> {
+        let dirs = std::fs::read_dir(&self.options.state_dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let ids: BTreeSet<SandboxId> = dirs
+            .chain(self.host.names())
+            .filter_map(|name| name.parse().ok())
+            .filter(|id| {
+                self.dir(*id)
+                    .record()
+                    .is_none_or(|r| r.instance == self.options.instance)
+            })
+            .collect();
+        ids.into_iter().collect()
+    }
+
+    async fn start(self: Arc<Self>, spec: SandboxSpec) -> Result<String, DriverError> {
+        let id = spec.id;
+        let entry = self.entry(id);
+        let _turn = entry.turn.lock().await;
+        let dir = self.dir(id);
+        // Before this succeeds nothing is ours to clean up: the sandbox may exist.
+        dir.create().map_err(|e| {
+            Self::failed(
+                "start",
+                id,
+                format!("its directory {}: {e}", dir.path().display()),
+            )
+        })?;
+        let done = match tokio::time::timeout(START_LIMIT, self.launch(&spec, &dir)).await {
+            Ok(Ok(started)) => Ok(started),
+            Ok(Err(e)) => Err(Self::failed("start", id, e)),
+            Err(_) => Err(DriverError::TimedOut {
+                driver: KIND,
+                action: "start",
+                id,
+                limit: START_LIMIT,
+            }),
+        };
+        match done {
+            Ok(started) => {
+                self.watch(id, &started);
+                Ok(started.guest.pid.to_string())
+            }
+            Err(error) => {
+                for failure in teardown::teardown(&self.host, &dir, id, Duration::ZERO).await {
+                    tracing::warn!(sandbox = %id, failure, "cleaning up after a failed start");
+                }
+                lock(&self.entries).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(&self, spec: &SandboxSpec, dir: &SandboxDir) -> std::io::Result<Started> {
+        let id = spec.id;
+        let name = id.to_string();
+        let record = |group: &Group| Record {
+            instance: self.options.instance.clone(),
+            namespaces: self.bubblewrap.is_ok(),
+            groups: group.dirs().to_vec(),
+        };
+        // Noted first, so that a server killed right after the next step finds the groups again.
+        dir.write_record(&record(&self.host.group(&name)))?;
+        let group = self.host.create(
+            &name,
+            Limits {
+                cpus: spec.template.cpus,
+                memory_bytes: spec.template.memory_mb << 20,
+                processes: self.options.max_processes,
+            },
+        )?;
+        let guest = &self.options.guest;
+        match &self.bubblewrap {
+            Ok(bubblewrap) => launch::namespaces(bubblewrap, id, &spec.template, guest, dir, &group).await,
+            Err(_) => launch::plain(id, &spec.template, guest, dir, &group).await,
+        }
+    }
+
+    /// Waits for the end of the sandbox and tells of it. The task holds no strong reference while it waits, so that it
+    /// does not keep the driver alive.
+    fn watch(self: &Arc<Self>, id: SandboxId, started: &Started) {
+        let (guest, monitor, dir) = (started.guest, started.monitor, self.dir(id));
+        let weak = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            if let Err(error) = guest.ended().await {
+                tracing::warn!(sandbox = %id, %error, "cannot wait for its end; health checks will notice it");
+                return;
+            }
+            // How it ended is noted by bubblewrap, or by the task that reaps it, a moment later.
+            monitor.ended_within(NOTE_LIMIT).await;
+            let noted = std::time::Instant::now() + NOTE_LIMIT;
+            while dir.exit() == ExitInfo::default() && std::time::Instant::now() < noted {
+                tokio::time::sleep(NOTE_STEP).await;
+            }
+            if let Some(inner) = weak.upgrade() {
+                let exit = inner.exit(id);
+                tracing::info!(sandbox = %id, ?exit, "ended unasked");
+                // Nobody listening is fine: health checks ask.
+                let _nobody = inner.events.send(DriverEvent { id, exit });
+            }
+        });
+        let entry = self.entry(id);
+        if let Some(old) = lock(&entry.watch).replace(task.abort_handle()) {
+            old.abort();
+        }
+    }
+
+    fn exit(&self, id: SandboxId) -> ExitInfo {
+        ExitInfo {
+            out_of_memory: self.group(id).out_of_memory(),
+            ..self.dir(id).exit()
+        }
+    }
+
+    fn status(&self, id: SandboxId) -> DriverStatus {
+        let dir = self.dir(id);
+        if !dir.path().exists() && !self.group(id).exists() {
+            return DriverStatus::Gone;
+        }
+        match dir.started(id) {
+            Some(started) if started.guest.alive() => DriverStatus::Running,
+            _ => DriverStatus::Exited(self.exit(id)),
+        }
+    }
+
+    async fn freeze(&self, id: SandboxId, frozen: bool) -> Result<(), DriverError> {
+        let action = if frozen { "pause" } else { "resume" };
+        if self.status(id) != DriverStatus::Running {
+            return Err(DriverError::NotFound { driver: KIND, id });
+        }
+        let group = self.group(id);
+        tokio::task::spawn_blocking(move || group.freeze(frozen, FREEZE_LIMIT))
+            .await
+            .map_err(|e| Self::failed(action, id, e))?
+            .map_err(|e| Self::failed(action, id, e))
+    }
+}
+
+#[async_trait]
+impl Driver for ProcessDriver {
+    fn kind(&self) -> DriverKind {
+        KIND
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    async fn probe(&self) -> Vec<Finding> {
+        let inner = &self.inner;
+        let limits = inner.host.limits_cpu() && inner.host.limits_memory() && inner.host.limits_processes();
+        vec![
+            Finding {
+                subject: "namespaces".into(),
+                ok: inner.bubblewrap.is_ok(),
+                detail: match &inner.bubblewrap {
+                    Ok(b) => format!("{} works", b.program.display()),
+                    Err(why) => {
+                        format!("{why}; sandboxes are plain processes, not kept apart from this host")
+                    }
+                },
+            },
+            Finding {
+                subject: "cgroups".into(),
+                ok: limits,
+                detail: if limits {
+                    format!(
+                        "limits of CPU time, memory and processes in {}",
+                        inner.host.describe()
+                    )
+                } else {
+                    "cannot limit CPU time, memory or the number of processes: run the server as root or in a \
+                     delegated cgroup (`systemd-run --user --scope -p Delegate=yes ostler serve`)"
+                        .into()
+                },
+            },
+            probe::guest(&inner.options).await,
+        ]
+    }
+
+    async fn start(&self, spec: &SandboxSpec) -> Result<String, DriverError> {
+        self.check(&spec.template)?;
+        // A task of its own: a caller that gives up must not leave half a sandbox.
+        tokio::spawn(self.inner.clone().start(spec.clone()))
+            .await
+            .unwrap_or_else(|e| Err(Inner::failed("start", spec.id, e)))
+    }
+
+    async fn connect(&self, id: SandboxId) -> Result<Box<dyn ByteStream>, DriverError> {
+        match connect_socket(&self.inner.dir(id).socket()).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(_) if self.inner.status(id) == DriverStatus::Gone => {
+                Err(DriverError::NotFound { driver: KIND, id })
+            }
+            Err(e) => Err(Inner::failed("connect to", id, e)),
+        }
+    }
+
+    async fn status(&self, id: SandboxId) -> Result<DriverStatus, DriverError> {
+        Ok(self.inner.status(id))
+    }
+
+    async fn remove(&self, id: SandboxId, grace: Duration) -> Result<(), DriverError> {
+        let inner = self.inner.clone();
+        let work = async move {
+            let entry = inner.entry(id);
+            let _turn = entry.turn.lock().await;
+            entry.stop_watching();
+            let failures = teardown::teardown(&inner.host, &inner.dir(id), id, grace).await;
+            if failures.is_empty() {
+                lock(&inner.entries).remove(&id);
+                return Ok(());
+            }
+            Err(Inner::failed("remove", id, failures.join("; ")))
+        };
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|e| Err(Inner::failed("remove", id, e)))
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, DriverError> {
+        Ok(self.inner.list())
+    }
+
+    async fn pause(&self, id: SandboxId) -> Result<(), DriverError> {
+        if !self.inner.capabilities.pause {
+            return Err(self.cannot("pause", id));
+        }
+        self.inner.freeze(id, true).await
+    }
+
+    async fn resume(&self, id: SandboxId) -> Result<(), DriverError> {
+        if !self.inner.capabilities.pause {
+            return Err(self.cannot("resume", id));
+        }
+        self.inner.freeze(id, false).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<DriverEvent> {
+        self.inner.events.subscribe()
+    }
+
+    fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
+        let mut can = self.inner.capabilities.clone();
+        if self.inner.options.without_limits {
+            can.cpu_limit = true;
+            can.memory_limit = true;
+        }
+        let mut reasons = refusals(KIND, &can, template);
+        reasons.extend(bubblewrap::mount_refusals(
+            template,
+            &self.inner.options.state_dir,
+        ));
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(DriverError::Unsupported {
+            driver: KIND,
+            reasons,
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! The directory of a sandbox and the notes in it, by which a later server finds it again.
+
+use crate::identity::{Identity, boot_id};
+use ostler_domain::SandboxId;
+use ostler_sandbox::ExitInfo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Name of the guest's socket in the run directory.
+const SOCKET: &str = "guest.sock";
+
+/// What of the log goes into an error message, bytes.
+const LOG_TAIL: u64 = 2000;
+
+/// Written before anything is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) instance: String,
+    pub(crate) namespaces: bool,
+    pub(crate) groups: Vec<PathBuf>,
+}
+
+/// Written once the processes are known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Started {
+    pub(crate) boot: String,
+    /// The process that this driver started: bubblewrap, or the guest itself in plain mode.
+    pub(crate) monitor: Identity,
+    /// The sandbox's first process.
+    pub(crate) guest: Identity,
+}
+
+/// One document of bubblewrap's status file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct StatusDocument {
+    child_pid: Option<i32>,
+    exit_code: Option<i32>,
+}
+
+/// The directory of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SandboxDir(PathBuf);
+
+impl SandboxDir {
+    pub(crate) fn of(state_dir: &Path, id: SandboxId) -> Self {
+        Self(state_dir.join(id.to_string()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("run").join(SOCKET)
+    }
+
+    /// Makes the directory; an error when it exists already.
+    pub(crate) fn create(&self) -> io::Result<()> {
+        std::fs::DirBuilder::new().mode(0o700).create(&self.0)
+    }
+
+    pub(crate) fn record(&self) -> Option<Record> {
+        self.load("sandbox.json")
+    }
+
+    pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
+        self.save("sandbox.json", record)
+    }
+
+    pub(crate) fn write_started(&self, started: &Started) -> io::Result<()> {
+        self.save("process.json", started)
+    }
+
+    /// The noted processes, if they are of this boot. A server that was killed just after it started bubblewrap wrote no
+    /// note; bubblewrap itself did, and its child is recognised by the environment that it was given.
+    pub(crate) fn started(&self, id: SandboxId) -> Option<Started> {
+        if let Some(started) = self.load::<Started>("process.json") {
+            return (started.boot == boot_id()).then_some(started);
+        }
+        let pid = self.status().child_pid?;
+        let guest = Identity::of(pid)?;
+        let parent = crate::identity::stat(pid)?.parent;
+        let monitor = Identity::of(parent)?;
+        crate::plain::is_marked(parent, id).then(|| Started {
+            boot: boot_id(),
+            monitor,
+            guest,
+        })
+    }
+
+    /// How the guest ended as bubblewrap noted it. A code above 128 is how bubblewrap tells a signal.
+    pub(crate) fn exit(&self) -> ExitInfo {
+        match self.status().exit_code {
+            Some(code) if code > 128 => ExitInfo {
+                signal: Some(code - 128),
+                ..ExitInfo::default()
+            },
+            code => ExitInfo {
+                code,
+                ..ExitInfo::default()
+            },
+        }
+    }
+
+    fn status(&self) -> StatusDocument {
+        let text = std::fs::read_to_string(self.join("bwrap.json")).unwrap_or_default();
+        serde_json::Deserializer::from_str(&text)
+            .into_iter::<StatusDocument>()
+            .map_while(Result::ok)
+            .fold(StatusDocument::default(), |all, next| StatusDocument {
+                child_pid: all.child_pid.or(next.child_pid),
+                exit_code: all.exit_code.or(next.exit_code),
+            })
+    }
+
+    /// Notes the end of a plain guest in the same form.
+    pub(crate) fn write_exit(&self, code: i32) -> io::Result<()> {
+        std::fs::write(self.join("bwrap.json"), format!("{{\"exit-code\":{code}}}"))
+    }
+
+    /// The end of the log, for error messages.
+    pub(crate) fn log_tail(&self) -> String {
+        let read = || -> io::Result<String> {
+            let mut file = std::fs::File::open(self.join("log"))?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+            let mut text = Vec::new();
+            file.take(LOG_TAIL).read_to_end(&mut text)?;
+            Ok(String::from_utf8_lossy(&text).trim().to_owned())
+        };
+        read().unwrap_or_default()
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&std::fs::read(self.join(name)).ok()?).ok()
+    }
+
+    /// Whole or not at all: the server may be killed at any instant.
+    fn save<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        let temporary = self.join(&format!("{name}.new"));
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        serde_json::to_writer(&mut file, value)?;
+        std::fs::rename(temporary, self.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_of_bubblewrap_tells_codes_and_signals() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = SandboxDir::of(state.path(), SandboxId::new());
+        dir.create().unwrap();
+        assert_eq!(dir.exit(), ExitInfo::default());
+        let write = |text: &str| std::fs::write(dir.join("bwrap.json"), text).unwrap();
+        write("{ \"child-pid\": 77, \"pid-namespace\": 5 }\n{ \"exit-code\": 7 }\n");
+        assert_eq!(dir.exit().code, Some(7));
+        assert_eq!(dir.status().child_pid, Some(77));
+        write("{ \"child-pid\": 77 }\n{ \"exit-code\": 137 }\n");
+        assert_eq!((dir.exit().code, dir.exit().signal), (None, Some(9)));
+        write("{ \"child-pid\": 77 }\n{ \"exit-");
+        assert_eq!(dir.exit(), ExitInfo::default());
+    }
+
+    #[test]
+    fn processes_of_an_earlier_boot_are_nobody() {
+        let state = tempfile::tempdir().unwrap();
+        let id = SandboxId::new();
+        let dir = SandboxDir::of(state.path(), id);
+        dir.create().unwrap();
+        let me = Identity::of(std::process::id() as i32).unwrap();
+        let mut started = Started {
+            boot: boot_id(),
+            monitor: me,
+            guest: me,
+        };
+        dir.write_started(&started).unwrap();
+        assert_eq!(dir.started(id), Some(started.clone()));
+        started.boot = "another".into();
+        dir.write_started(&started).unwrap();
+        assert_eq!(dir.started(id), None);
+    }
+}

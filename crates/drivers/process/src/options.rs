@@ -1,0 +1,60 @@
+//! What the driver is made with.
+
+use std::path::PathBuf;
+
+/// How sandboxes are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Namespaces where bubblewrap works, otherwise plain processes; the capabilities say which.
+    #[default]
+    Auto,
+    /// Namespaces; opening the driver fails where bubblewrap does not work.
+    Namespaces,
+    /// Plain processes.
+    Plain,
+}
+
+/// What the driver is made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessOptions {
+    /// Separates installations on one host: 1 to 40 of `a-z`, `0-9`, `-` and `_`. Part of the cgroups' names.
+    pub instance: String,
+    /// Directory of this instance alone, made if missing, mode 0700.
+    pub state_dir: PathBuf,
+    /// The static guest program on this host.
+    pub guest: PathBuf,
+    /// How sandboxes are kept apart.
+    pub mode: Mode,
+    /// Most processes and threads in one sandbox, where the host can limit them.
+    pub max_processes: u32,
+    /// Start sandboxes even where this host cannot limit CPU time and memory. The sizes of a template then only serve
+    /// for matching, so this must be the operator's explicit wish.
+    pub without_limits: bool,
+}
+
+impl ProcessOptions {
+    /// Options with defaults: automatic mode, 4096 processes, limits required.
+    pub fn new(
+        instance: impl Into<String>,
+        state_dir: impl Into<PathBuf>,
+        guest: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            instance: instance.into(),
+            state_dir: state_dir.into(),
+            guest: guest.into(),
+            mode: Mode::Auto,
+            max_processes: 4096,
+            without_limits: false,
+        }
+    }
+
+    /// Whether the instance name can be part of a file name everywhere.
+    pub(crate) fn instance_is_valid(&self) -> bool {
+        (1..=40).contains(&self.instance.len())
+            && self
+                .instance
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    }
+}

@@ -1,0 +1,90 @@
+//! What drivers with directories on this host share: reaching a socket that a sandbox made, and removing what it wrote.
+//! Both must not trust the sandbox: it may put a symbolic link where a socket or a directory is expected.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use tokio::net::UnixStream;
+
+/// Connects to a unix socket whose path may be longer than the 108 bytes of a socket address.
+///
+/// The last component must be a socket itself: a symbolic link, by which a sandbox could make the server talk to a socket
+/// of the host, is an error of kind `InvalidInput`.
+pub async fn connect_socket(path: &Path) -> io::Result<UnixStream> {
+    let socket = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)?;
+    if !socket.metadata()?.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} is not a socket", path.display()),
+        ));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+}
+
+/// Removes a directory with all that is in it, also where its owner took the permissions away. Follows no symbolic links;
+/// nothing there is fine. Blocks.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Caches of package managers are read-only; only root can remove them as they are.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(dir)?;
+            std::fs::remove_dir_all(dir)
+        }
+        other => other,
+    }
+}
+
+fn open_up(dir: &Path) -> io::Result<()> {
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_long_path_is_reached_and_a_link_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("x".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let short = dir.path().join("s");
+        let _listener = UnixListener::bind(&short).unwrap();
+        std::fs::rename(&short, deep.join("s")).unwrap();
+        connect_socket(&deep.join("s")).await.unwrap();
+
+        std::os::unix::fs::symlink(deep.join("s"), deep.join("link")).unwrap();
+        let error = connect_socket(&deep.join("link")).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let error = connect_socket(&deep.join("none")).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn closed_directories_are_removed_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = dir.path().join("keep");
+        std::fs::create_dir(&keep).unwrap();
+        let tree = dir.path().join("tree");
+        let closed = tree.join("closed");
+        std::fs::create_dir_all(&closed).unwrap();
+        std::fs::write(closed.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink(&keep, tree.join("link")).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists() && keep.exists());
+        remove_tree(&tree).unwrap();
+    }
+}
