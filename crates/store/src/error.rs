@@ -16,7 +16,7 @@ pub enum StoreError {
     Duplicate {
         /// Table.
         table: String,
-        /// The unique columns, joined with commas.
+        /// The unique columns in the order of the schema, joined with `, `.
         columns: String,
     },
     /// A row refers to one that does not exist, or one that is referred to was to be deleted.

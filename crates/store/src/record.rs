@@ -185,6 +185,19 @@ record!(AgentSession, "agent_sessions", versioned, key(subject), {
 });
 
 /// Every table of records, in an order in which each comes after those that it refers to.
+///
+/// References, checked at each change of a commit, and what goes with the row that is referred to:
+///
+/// - `api_tokens` and `agent_sessions` go with their tenant. A tenant with `projects` or `sandboxes` cannot be removed
+///   ([`StoreError::Reference`]), since what they stand for outside the database must be taken down first.
+/// - `tasks`, `subtasks`, `merge_requests` and `issues` go with their project; `subtasks`, `merge_requests` and `issues`
+///   with their task; `merge_requests` with their subtask.
+/// - Everything else that holds an id (`run_id`, `merge_request_id`, `pool`, `department_id`, runs, events) is free: it
+///   may be written before its object is, and may outlive it.
+///
+/// Unique besides the keys: `tenants.name`, `api_tokens.hash`, `projects (tenant_id, name)` and `(tenant_id, source)`,
+/// `subtasks (project_id, number)`, `merge_requests (project_id, number)`, and `sandboxes.vsock_cid` among those that
+/// are not `destroyed`.
 pub const TABLES: &[&Table] = &[
     d::Tenant::TABLE,
     d::ApiToken::TABLE,

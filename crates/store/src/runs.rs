@@ -37,7 +37,7 @@ pub struct FinishRun {
     pub id: RunId,
     /// Which attempt; a write about any other than the present one changes nothing.
     pub attempt: u32,
-    /// A terminal state.
+    /// A terminal state; with any other the whole call fails with [`StoreError::Engine`].
     pub status: RunStatus,
     /// How it ended.
     pub outcome: RunOutcome,
@@ -52,13 +52,14 @@ pub struct RequeueRun {
     pub id: RunId,
     /// Which attempt.
     pub attempt: u32,
-    /// Why.
+    /// Why. Kept as `outcome.error` when the run is `lost` by it; otherwise the caller tells.
     pub reason: String,
-    /// Not to be started again before this.
+    /// Not to be started again before this. Replaces the run's own `not_before`, with `None` too.
     pub not_before: Option<Timestamp>,
     /// When.
     pub at: Timestamp,
-    /// Whether the attempt counts. One that never reached a sandbox does not.
+    /// Whether the attempt counts against `max_attempts`. One that never reached a sandbox does not. Attempt numbers go
+    /// on rising all the same, since they are the fence.
     pub counts: bool,
 }
 
@@ -75,7 +76,7 @@ pub enum Cancelled {
     Unknown,
 }
 
-/// How many runs there are in each state; exact at any instant.
+/// How many runs there are in each state; exact at any instant. A state without runs may be missing or 0.
 pub type RunCounters = BTreeMap<RunStatus, i64>;
 
 /// Which runs are wanted; newest first.
@@ -103,18 +104,24 @@ pub struct RunFilter {
 ///
 /// Order: higher priority first, then first submitted first. A run is claimed by one server for one *attempt*; every
 /// later write names (run, attempt) and changes nothing once that attempt is over.
+///
+/// Runs refer to nothing: no tenant, project or task need exist for them, and they outlive those, since they are the
+/// history of what was executed and paid for.
 #[async_trait]
 pub trait RunQueue: Send + Sync {
-    /// Puts runs on the queue, all or none; returns their numbers in the order given.
+    /// Puts runs on the queue, all or none; returns their numbers in the order given. An id that is there already, or
+    /// twice in the list, is `Duplicate` of `runs` and `id`.
     async fn enqueue(&self, runs: Vec<NewRun>) -> Result<Vec<i64>, StoreError>;
 
     /// Classes that runs have been submitted for. Never shrinks while the server runs; at most a few thousand.
     async fn classes(&self) -> Result<Vec<RunClass>, StoreError>;
 
     /// Claims waiting runs in order and makes them `running` with the next attempt number. Never gives one run to two.
+    /// A run whose `not_before` is still to come does not hold up others; once due it is at its place in the order. The
+    /// answer is in that order over all classes together.
     async fn claim(&self, claim: ClaimRuns) -> Result<Vec<Run>, StoreError>;
 
-    /// When the next run of these classes that waits for its `not_before` comes due.
+    /// When the next run of these classes that waits for its `not_before` comes due: always later than `now`.
     async fn next_due(&self, classes: &[i64], now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
     /// Notes the sandbox that an attempt is executed in. False when the attempt is over.
@@ -124,11 +131,13 @@ pub trait RunQueue: Send + Sync {
     async fn finish(&self, ends: Vec<FinishRun>) -> Result<Vec<bool>, StoreError>;
 
     /// Puts attempts that came to nothing back on the queue, at their old place. One that has used up its attempts
-    /// becomes `lost`, one whose end was requested becomes `cancelled`. For each the state it is in now; `None` if the
-    /// attempt was over.
+    /// becomes `lost`, one whose end was requested becomes `cancelled` (which goes before `lost`). For each the state it
+    /// is in now; `None` if the attempt was over. A run that waits again has neither server nor sandbox; `started_at`
+    /// stays. `lost` and `cancelled` set `finished_at`, and keep server and sandbox.
     async fn requeue(&self, runs: Vec<RequeueRun>) -> Result<Vec<Option<RunStatus>>, StoreError>;
 
-    /// Requests the end of a run.
+    /// Requests the end of a run. `cancel_requested` is set in either case; a waiting run gets `finished_at` and an empty
+    /// outcome. Asking again for a running one is `Requested` again.
     async fn request_cancel(&self, id: RunId, at: Timestamp) -> Result<Cancelled, StoreError>;
 
     /// The runs that `server` is executing and whose end was requested.
@@ -146,12 +155,15 @@ pub trait RunQueue: Send + Sync {
     /// How many there are in each state: of one tenant, or of all.
     async fn counters(&self, tenant: Option<TenantId>) -> Result<RunCounters, StoreError>;
 
-    /// How many waiting runs of the same class go before this one; `None` when it is not waiting.
+    /// How many waiting runs of the same class go before this one, those that still wait for their `not_before`
+    /// included; `None` when it is not waiting.
     async fn position(&self, id: RunId) -> Result<Option<u64>, StoreError>;
 
-    /// Says that `server` lives. Its runs are its own as long as it goes on saying so.
+    /// Says that `server` lives. Its runs are its own as long as it goes on saying so. An earlier `now` than the last one
+    /// changes nothing.
     async fn heartbeat(&self, server: ServerId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Servers with running runs that have not been heard of since `before`.
+    /// Servers with running runs that have not been heard of since `before`: the last heartbeat is earlier, or there
+    /// never was one.
     async fn silent_servers(&self, before: Timestamp) -> Result<Vec<ServerId>, StoreError>;
 }

@@ -67,7 +67,8 @@ pub trait Store: RunQueue {
     ) -> Result<Vec<Vec<Value>>, StoreError>;
 
     /// Makes the oldest warm sandbox of a pool `provisioning` for a holder, in one atomic statement. `None` when none
-    /// is warm. Two claims never get the same one.
+    /// is warm. Two claims never get the same one. Oldest by `created_at`, then by id; the version is counted up,
+    /// `claimed_at` is set, and the holder's values replace those of before.
     async fn claim_sandbox(&self, claim: ClaimSandbox) -> Result<Option<Sandbox>, StoreError>;
 
     /// Events after number `after`, oldest first: those of one tenant, or all.

@@ -1,0 +1,320 @@
+//! Random sequences of everything that can happen to runs, against a model that is too simple to be wrong.
+
+use super::samples::*;
+use crate::{Cancelled, ClaimRuns, RequeueRun, RunCounters, RunFilter, Store};
+use ostler_domain::{NewRun, RunId, RunStatus, ServerId, TenantId};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use std::sync::Arc;
+
+/// One step. `pick` chooses among the runs that there are by then.
+#[derive(Debug, Clone)]
+enum Step {
+    Enqueue {
+        class: usize,
+        priority: i32,
+        max_attempts: u32,
+        delay: Option<i64>,
+    },
+    Claim {
+        classes: Vec<usize>,
+        limit: u32,
+    },
+    Finish {
+        pick: usize,
+        stale: bool,
+        status: RunStatus,
+    },
+    Requeue {
+        pick: usize,
+        stale: bool,
+        counts: bool,
+        delay: Option<i64>,
+    },
+    Cancel {
+        pick: usize,
+    },
+    Pass(i64),
+}
+
+const CLASSES: usize = 3;
+
+fn step() -> impl Strategy<Value = Step> {
+    let delay = || prop::option::weighted(0.3, 1i64..20);
+    let ends: Vec<RunStatus> = RunStatus::ALL
+        .iter()
+        .copied()
+        .filter(|s| s.is_terminal())
+        .collect();
+    prop_oneof![
+        4 => (0..CLASSES, -1i32..=1, 1u32..3, delay())
+            .prop_map(|(class, priority, max_attempts, delay)| Step::Enqueue { class, priority, max_attempts, delay }),
+        3 => (prop::sample::subsequence(vec![0, 1, 2], 1..=CLASSES), 0u32..4)
+            .prop_map(|(classes, limit)| Step::Claim { classes, limit }),
+        2 => (any::<usize>(), prop::bool::weighted(0.2), prop::sample::select(ends))
+            .prop_map(|(pick, stale, status)| Step::Finish { pick, stale, status }),
+        3 => (any::<usize>(), prop::bool::weighted(0.2), any::<bool>(), delay())
+            .prop_map(|(pick, stale, counts, delay)| Step::Requeue { pick, stale, counts, delay }),
+        1 => any::<usize>().prop_map(|pick| Step::Cancel { pick }),
+        1 => (1i64..10).prop_map(Step::Pass),
+    ]
+}
+
+/// What the model keeps of a run.
+#[derive(Debug, Clone)]
+struct Known {
+    id: RunId,
+    class: usize,
+    priority: i32,
+    max_attempts: u32,
+    not_before: Option<i64>,
+    status: RunStatus,
+    attempt: u32,
+    counted: u32,
+    cancel: bool,
+}
+
+/// The model: all runs in the order of submission.
+struct Model {
+    tenant: TenantId,
+    prefix: String,
+    server: ServerId,
+    now: i64,
+    runs: Vec<Known>,
+}
+
+impl Model {
+    fn class_name(&self, class: usize) -> String {
+        format!("{} {class}", self.prefix)
+    }
+
+    /// Places of the runs that wait, in the order in which they go.
+    fn waiting(&self, wanted: impl Fn(&Known) -> bool) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..self.runs.len())
+            .filter(|n| self.runs[*n].status == RunStatus::Queued && wanted(&self.runs[*n]))
+            .collect();
+        places.sort_by_key(|n| (-self.runs[*n].priority, *n));
+        places
+    }
+
+    async fn take(&mut self, store: &dyn Store, step: &Step) -> Result<(), TestCaseError> {
+        let count = self.runs.len().max(1);
+        match step {
+            Step::Pass(by) => self.now += by,
+            Step::Enqueue {
+                class,
+                priority,
+                max_attempts,
+                delay,
+            } => {
+                let not_before = delay.map(|d| self.now + d);
+                let submitted = NewRun {
+                    max_attempts: *max_attempts,
+                    not_before: not_before.map(at),
+                    ..run(self.tenant, &self.class_name(*class), *priority)
+                };
+                self.runs.push(Known {
+                    id: submitted.id,
+                    class: *class,
+                    priority: *priority,
+                    max_attempts: *max_attempts,
+                    not_before,
+                    status: RunStatus::Queued,
+                    attempt: 0,
+                    counted: 0,
+                    cancel: false,
+                });
+                store.enqueue(vec![submitted]).await.unwrap();
+            }
+            Step::Claim { classes, limit } => self.claim(store, classes, *limit).await?,
+            Step::Finish { pick, stale, status } => {
+                let Some(known) = self.runs.get_mut(pick % count) else {
+                    return Ok(());
+                };
+                let attempt = known.attempt.saturating_sub(u32::from(*stale));
+                let holds = known.status == RunStatus::Running && attempt == known.attempt;
+                let ended = store
+                    .finish(vec![finish(known.id, attempt, *status)])
+                    .await
+                    .unwrap();
+                prop_assert_eq!(ended, [holds]);
+                if holds {
+                    known.status = *status;
+                }
+            }
+            Step::Requeue {
+                pick,
+                stale,
+                counts,
+                delay,
+            } => {
+                let Some(known) = self.runs.get_mut(pick % count) else {
+                    return Ok(());
+                };
+                let attempt = known.attempt.saturating_sub(u32::from(*stale));
+                let not_before = delay.map(|d| self.now + d);
+                let back = RequeueRun {
+                    counts: *counts,
+                    not_before: not_before.map(at),
+                    ..requeue(known.id, attempt)
+                };
+                let mut expected = None;
+                if known.status == RunStatus::Running && attempt == known.attempt {
+                    known.counted += u32::from(*counts);
+                    known.status = if known.cancel {
+                        RunStatus::Cancelled
+                    } else if *counts && known.counted >= known.max_attempts {
+                        RunStatus::Lost
+                    } else {
+                        known.not_before = not_before;
+                        RunStatus::Queued
+                    };
+                    expected = Some(known.status);
+                }
+                prop_assert_eq!(store.requeue(vec![back]).await.unwrap(), [expected]);
+            }
+            Step::Cancel { pick } => {
+                let Some(known) = self.runs.get_mut(pick % count) else {
+                    return Ok(());
+                };
+                let expected = match known.status {
+                    RunStatus::Queued => Cancelled::AtOnce,
+                    RunStatus::Running => Cancelled::Requested,
+                    _ => Cancelled::TooLate,
+                };
+                if expected == Cancelled::AtOnce {
+                    known.status = RunStatus::Cancelled;
+                }
+                known.cancel |= expected != Cancelled::TooLate;
+                prop_assert_eq!(
+                    store.request_cancel(known.id, at(self.now)).await.unwrap(),
+                    expected
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim(&mut self, store: &dyn Store, wanted: &[usize], limit: u32) -> Result<(), TestCaseError> {
+        let known = store.classes().await.unwrap();
+        let named: Vec<_> = wanted.iter().map(|c| class_named(&self.class_name(*c))).collect();
+        let classes: Vec<i64> = known
+            .iter()
+            .filter(|c| named.contains(&c.requirements))
+            .map(|c| c.id)
+            .collect();
+
+        let next = self
+            .runs
+            .iter()
+            .filter(|r| r.status == RunStatus::Queued && wanted.contains(&r.class))
+            .filter_map(|r| r.not_before)
+            .filter(|t| *t > self.now)
+            .min();
+        let due = store.next_due(&classes, at(self.now)).await.unwrap();
+        prop_assert_eq!(due, next.map(at));
+
+        let mut places =
+            self.waiting(|r| wanted.contains(&r.class) && r.not_before.is_none_or(|t| t <= self.now));
+        places.truncate(limit as usize);
+        let claim = ClaimRuns {
+            server_id: self.server,
+            classes,
+            limit,
+            now: at(self.now),
+        };
+        let claimed = store.claim(claim).await.unwrap();
+        let got: Vec<(RunId, u32)> = claimed.iter().map(|r| (r.submitted.id, r.attempt)).collect();
+        for place in &places {
+            self.runs[*place].status = RunStatus::Running;
+            self.runs[*place].attempt += 1;
+        }
+        let expected: Vec<(RunId, u32)> = places
+            .iter()
+            .map(|n| (self.runs[*n].id, self.runs[*n].attempt))
+            .collect();
+        prop_assert_eq!(got, expected);
+        Ok(())
+    }
+
+    /// Everything that can be read agrees with the model.
+    async fn check(&self, store: &dyn Store) -> Result<(), TestCaseError> {
+        let filter = RunFilter {
+            tenant_id: Some(self.tenant),
+            limit: 10_000,
+            ..RunFilter::default()
+        };
+        let stored = store.runs(filter).await.unwrap();
+        let mut counted = RunCounters::new();
+        for run in &stored {
+            *counted.entry(run.status).or_default() += 1;
+        }
+        let mut counters = store.counters(Some(self.tenant)).await.unwrap();
+        counters.retain(|_, n| *n != 0);
+        prop_assert_eq!(counters, counted);
+        let got: Vec<_> = stored
+            .iter()
+            .rev()
+            .map(|r| {
+                (
+                    r.submitted.id,
+                    r.status,
+                    r.attempt,
+                    r.cancel_requested,
+                    r.finished_at.is_some(),
+                )
+            })
+            .collect();
+        let expected: Vec<_> = self
+            .runs
+            .iter()
+            .map(|r| (r.id, r.status, r.attempt, r.cancel, r.status.is_terminal()))
+            .collect();
+        prop_assert_eq!(got, expected);
+        for class in 0..CLASSES {
+            if let Some(last) = self.waiting(|r| r.class == class).last() {
+                let before = self.waiting(|r| r.class == class).len() as u64 - 1;
+                let position = store.position(self.runs[*last].id).await.unwrap();
+                prop_assert_eq!(position, Some(before));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counters, states, order, attempts, delays and positions agree with the model after every step of random sequences.
+/// Each sequence has its own tenant and classes, so that one store serves all of them.
+pub async fn counters_follow_any_sequence(store: Arc<dyn Store>) {
+    let handle = tokio::runtime::Handle::current();
+    let outcome = tokio::task::spawn_blocking(move || {
+        let config = Config {
+            cases: 16,
+            max_shrink_iters: 200,
+            failure_persistence: None,
+            ..Config::default()
+        };
+        TestRunner::new(config).run(&prop::collection::vec(step(), 1..60), |steps| {
+            handle.block_on(async {
+                let tenant = some_tenant(&*store).await;
+                let mut model = Model {
+                    tenant,
+                    prefix: tenant.to_string(),
+                    server: ServerId::new(),
+                    now: 1000,
+                    runs: Vec::new(),
+                };
+                for step in &steps {
+                    model.take(&*store, step).await?;
+                    model.check(&*store).await?;
+                }
+                Ok(())
+            })
+        })
+    })
+    .await
+    .unwrap();
+    if let Err(TestError::Fail(why, steps)) = outcome {
+        panic!("{why}\nafter {steps:#?}");
+    }
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
