@@ -9,6 +9,7 @@
 
 mod error;
 pub mod git;
+pub mod issues;
 mod lock;
 mod names;
 pub mod project_file;

@@ -227,7 +227,7 @@ mod tests {
         let text = format!("# v3 git bundle\n@object-format=sha1\n-{id} base\n{id} refs/heads/x\n\nPACK");
         let header = parse(&mut text.as_bytes()).unwrap();
         assert_eq!(&text.as_bytes()[header.pack_at as usize..], b"PACK");
-        assert_eq!(header.prerequisites, [id.clone()]);
+        assert_eq!(header.prerequisites, std::slice::from_ref(&id));
         assert_eq!(header.references, [(id, "refs/heads/x".to_owned())]);
     }
 }

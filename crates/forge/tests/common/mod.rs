@@ -1,5 +1,10 @@
 //! Real repositories in temporary directories.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test program uses its part, and a test may panic"
+)]
 
 use ostler_domain::TenantId;
 use ostler_forge::git::Git;
