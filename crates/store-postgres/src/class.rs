@@ -1,0 +1,119 @@
+//! Classes of runs: their numbers, remembered.
+
+use crate::error::store_error;
+use ostler_domain::{NewRun, Requirements};
+use ostler_store::{RunClass, StoreError, corrupt};
+use sqlx::{PgPool, Row};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{PoisonError, RwLock};
+
+/// The classes that this process has met. They are never removed, so what is remembered stays true.
+#[derive(Debug, Default)]
+pub(crate) struct Classes(RwLock<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    ids: HashMap<Requirements, i64>,
+    requirements: HashMap<i64, Requirements>,
+}
+
+impl Classes {
+    /// Forgets everything: the tables were taken down.
+    pub(crate) fn clear(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
+    }
+
+    fn known(&self, runs: &[NewRun]) -> Result<Vec<i64>, BTreeSet<Requirements>> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let ids: Vec<i64> = runs
+            .iter()
+            .map_while(|run| known.ids.get(&run.requirements).copied())
+            .collect();
+        if ids.len() == runs.len() {
+            return Ok(ids);
+        }
+        Err(runs
+            .iter()
+            .map(|run| &run.requirements)
+            .filter(|wanted| !known.ids.contains_key(wanted))
+            .cloned()
+            .collect())
+    }
+
+    /// The classes of `runs`, one for each. New ones are made at once, in their own transaction: they outlive a rollback
+    /// of the runs, which does no harm.
+    pub(crate) async fn of(&self, pool: &PgPool, runs: &[NewRun]) -> Result<Vec<i64>, sqlx::Error> {
+        let missing = match self.known(runs) {
+            Ok(ids) => return Ok(ids),
+            Err(missing) => missing,
+        };
+        let texts: Vec<String> = missing.iter().map(Requirements::canonical).collect();
+        sqlx::query(
+            "INSERT INTO run_classes (requirements) SELECT t FROM unnest($1::text[]) AS t \
+             WHERE NOT EXISTS (SELECT 1 FROM run_classes c WHERE c.requirements = t) ON CONFLICT DO NOTHING",
+        )
+        .bind(&texts)
+        .execute(pool)
+        .await?;
+        let rows = sqlx::query("SELECT requirements, id FROM run_classes WHERE requirements = ANY($1)")
+            .bind(&texts)
+            .fetch_all(pool)
+            .await?;
+        let mut ids = HashMap::new();
+        for row in &rows {
+            ids.insert(row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)?);
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for (requirements, text) in missing.into_iter().zip(&texts) {
+            let id = *ids.get(text).ok_or(sqlx::Error::RowNotFound)?;
+            known.requirements.insert(id, requirements.clone());
+            known.ids.insert(requirements, id);
+        }
+        drop(known);
+        self.known(runs).map_err(|_| sqlx::Error::RowNotFound)
+    }
+
+    /// All classes there are.
+    pub(crate) async fn all(&self, pool: &PgPool) -> Result<Vec<RunClass>, StoreError> {
+        let rows = sqlx::query("SELECT id, requirements FROM run_classes ORDER BY id")
+            .fetch_all(pool)
+            .await
+            .map_err(|e| store_error(&e))?;
+        let mut classes = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id = row.try_get(0).map_err(|e| store_error(&e))?;
+            let text: String = row.try_get(1).map_err(|e| store_error(&e))?;
+            let requirements = serde_json::from_str(&text)
+                .map_err(|e| corrupt("run_classes", "requirements", e.to_string()))?;
+            classes.push(RunClass { id, requirements });
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for class in &classes {
+            known.requirements.insert(class.id, class.requirements.clone());
+        }
+        Ok(classes)
+    }
+
+    /// What a class needs, if it is remembered.
+    pub(crate) fn requirements(&self, id: i64) -> Option<Requirements> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.requirements.get(&id).cloned()
+    }
+
+    /// Makes sure that [`Self::requirements`] knows all of `ids`.
+    pub(crate) async fn learn(
+        &self,
+        pool: &PgPool,
+        ids: impl Iterator<Item = i64>,
+    ) -> Result<(), StoreError> {
+        let unknown = {
+            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let mut ids = ids;
+            ids.any(|id| !known.requirements.contains_key(&id))
+        };
+        if unknown {
+            self.all(pool).await?;
+        }
+        Ok(())
+    }
+}

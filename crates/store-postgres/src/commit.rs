@@ -1,0 +1,295 @@
+//! Changes in one transaction.
+
+use crate::connect::PostgresStore;
+use crate::error::{Tries, store_error};
+use crate::queue::{cancel_in, enqueue_in};
+use crate::value::bind_all;
+use ostler_domain::{NewRun, RunId, Timestamp};
+use ostler_store::{Cancelled, Change, Hint, NewEvent, StoreError, Table, Value};
+use sqlx::postgres::PgConnection;
+use sqlx::{Acquire, AssertSqlSafe};
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Why a transaction came to nothing: by the engine, which may be worth another try, or by the rules.
+pub(crate) enum Failure {
+    Sql(sqlx::Error),
+    Store(StoreError),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl PostgresStore {
+    pub(crate) async fn commit_changes(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if changes.iter().all(|c| matches!(c, Change::Enqueue(_))) {
+            let runs = changes.into_iter().filter_map(|change| match change {
+                Change::Enqueue(run) => Some(*run),
+                _ => None,
+            });
+            return self.enqueue_runs(runs.collect()).await.map(|_| ());
+        }
+        let mut tries = Tries::default();
+        loop {
+            match self.commit_once(&changes).await {
+                Ok(hints) => {
+                    for hint in hints {
+                        self.inner.hints.give(hint);
+                    }
+                    return Ok(());
+                }
+                Err(Failure::Sql(error)) => {
+                    if !tries.again(&error, false).await {
+                        return Err(store_error(&error));
+                    }
+                }
+                Err(Failure::Store(error)) => return Err(error),
+            }
+        }
+    }
+
+    async fn commit_once(&self, changes: &[Change]) -> Result<Vec<Hint>, Failure> {
+        let runs: Vec<NewRun> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Enqueue(run) => Some((**run).clone()),
+                _ => None,
+            })
+            .collect();
+        let classes = self.inner.classes.of(&self.inner.pool, &runs).await?;
+        let mut connection = self.inner.pool.acquire().await?;
+        let mut hints = BTreeSet::new();
+        if let [change @ (Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. })] = changes {
+            change_row(&mut connection, change, &mut hints).await?;
+            return Ok(named(&hints));
+        }
+        let mut transaction = connection.begin().await?;
+        // Runs go in as one list, and before the requests to end them.
+        if !runs.is_empty() {
+            enqueue_in(&mut transaction, &runs, &classes).await?;
+            hints.insert(Hint::RunsQueued as u8);
+        }
+        let mut events = Vec::new();
+        for change in changes {
+            match change {
+                Change::Enqueue(_) => {}
+                Change::Event(event) => events.push(event),
+                Change::CancelRun(id) => match cancel_in(&mut transaction, *id, present()).await? {
+                    Cancelled::AtOnce => {
+                        hints.insert(Hint::RunsFinished as u8);
+                    }
+                    Cancelled::Requested => {
+                        hints.insert(Hint::CancelRequested as u8);
+                    }
+                    Cancelled::TooLate | Cancelled::Unknown => {}
+                },
+                change => change_row(&mut transaction, change, &mut hints).await?,
+            }
+        }
+        if !events.is_empty() {
+            append_events(&mut transaction, &events).await?;
+            hints.insert(Hint::Events as u8);
+        }
+        transaction.commit().await?;
+        self.inner.upkeep.note(changes.len(), 0);
+        Ok(named(&hints))
+    }
+}
+
+fn named(hints: &BTreeSet<u8>) -> Vec<Hint> {
+    [
+        Hint::RunsQueued,
+        Hint::CancelRequested,
+        Hint::RunsFinished,
+        Hint::Events,
+        Hint::Pools,
+    ]
+    .into_iter()
+    .filter(|hint| hints.contains(&(*hint as u8)))
+    .collect()
+}
+
+/// A request to end a run that is part of a commit carries no time of its own.
+fn present() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::default().plus(since)
+}
+
+async fn change_row(
+    connection: &mut PgConnection,
+    change: &Change,
+    hints: &mut BTreeSet<u8>,
+) -> Result<(), Failure> {
+    let table = match change {
+        Change::Insert { table, values } => {
+            let marks: Vec<String> = (1..=values.len()).map(|n| format!("${n}")).collect();
+            let columns: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
+            let sql = format!(
+                "INSERT INTO {} ({}) VALUES ({})",
+                table.name,
+                columns.join(", "),
+                marks.join(", ")
+            );
+            sqlx::query_with(AssertSqlSafe(sql), bind_all(values.iter().cloned())?)
+                .execute(connection)
+                .await?;
+            table
+        }
+        Change::Update {
+            table,
+            values,
+            expected,
+        } => {
+            update(connection, table, values, *expected).await?;
+            table
+        }
+        Change::Delete { table, key } => {
+            let sql = format!("DELETE FROM {} WHERE {}", table.name, key_condition(table, 1));
+            sqlx::query_with(AssertSqlSafe(sql), bind_all(key.iter().cloned())?)
+                .execute(connection)
+                .await?;
+            table
+        }
+        Change::Enqueue(_) | Change::CancelRun(_) | Change::Event(_) => return Ok(()),
+    };
+    if matches!(table.name, "pools" | "sandboxes") {
+        hints.insert(Hint::Pools as u8);
+    }
+    Ok(())
+}
+
+/// `a = $1 AND b = $2`, counting from `first`.
+fn key_condition(table: &Table, first: usize) -> String {
+    let parts: Vec<String> = table
+        .key
+        .iter()
+        .enumerate()
+        .map(|(at, column)| format!("{column} = ${}", first + at))
+        .collect();
+    parts.join(" AND ")
+}
+
+async fn update(
+    connection: &mut PgConnection,
+    table: &'static Table,
+    values: &[Value],
+    expected: i64,
+) -> Result<(), Failure> {
+    let sets: Vec<String> = table
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, (name, _))| !table.key.contains(name))
+        .map(|(at, (name, _))| format!("{name} = ${}", at + 1))
+        .collect();
+    let keys: Vec<(usize, &str)> = table
+        .key
+        .iter()
+        .filter_map(|column| table.position(column).map(|at| (at, *column)))
+        .collect();
+    let wheres: Vec<String> = keys
+        .iter()
+        .map(|(at, column)| format!("{column} = ${}", at + 1))
+        .collect();
+    let sql = format!(
+        "UPDATE {} SET {} WHERE {} AND version = ${}",
+        table.name,
+        sets.join(", "),
+        wheres.join(" AND "),
+        values.len() + 1
+    );
+    let arguments = bind_all(values.iter().cloned().chain([Value::Int(expected)]))?;
+    let done = sqlx::query_with(AssertSqlSafe(sql), arguments)
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == 0 {
+        let key: Vec<String> = keys
+            .iter()
+            .map(|(at, _)| match &values[*at] {
+                Value::Text(text) => text.clone(),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        return Err(Failure::Store(StoreError::Conflict {
+            table: table.name,
+            key: key.join(" "),
+        }));
+    }
+    Ok(())
+}
+
+/// Appends events as the last thing in a transaction. Numbers must become visible in order, so whoever takes numbers
+/// holds a lock until its commit is visible.
+async fn append_events(connection: &mut PgConnection, events: &[&NewEvent]) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('ostler events'), hashtext(current_schema()))")
+        .execute(&mut *connection)
+        .await?;
+    let tenants: Vec<Option<String>> = events
+        .iter()
+        .map(|e| e.tenant_id.map(|t| t.to_string()))
+        .collect();
+    let kinds: Vec<&str> = events.iter().map(|e| e.kind.as_str()).collect();
+    let subjects: Vec<&str> = events.iter().map(|e| e.subject.as_str()).collect();
+    let data: Vec<String> = events.iter().map(|e| e.data.to_string()).collect();
+    let times: Vec<i64> = events.iter().map(|e| e.at.0).collect();
+    sqlx::query(
+        "INSERT INTO events (seq, tenant_id, kind, subject, data, at) \
+         SELECT nextval('event_seq'), e.* \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) AS e",
+    )
+    .bind(tenants)
+    .bind(kinds)
+    .bind(subjects)
+    .bind(data)
+    .bind(times)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// For the one change that both a commit and a call of its own can make.
+pub(crate) async fn cancel_alone(
+    store: &PostgresStore,
+    id: RunId,
+    at: Timestamp,
+) -> Result<Cancelled, StoreError> {
+    let mut tries = Tries::default();
+    loop {
+        let once = async {
+            let mut transaction = store.inner.pool.begin().await?;
+            let cancelled = cancel_in(&mut transaction, id, at).await?;
+            transaction.commit().await?;
+            Ok(cancelled)
+        };
+        match once.await {
+            Ok(cancelled) => {
+                match cancelled {
+                    Cancelled::AtOnce => {
+                        store.inner.upkeep.note(1, 0);
+                        store.inner.hints.give(Hint::RunsFinished);
+                    }
+                    Cancelled::Requested => store.inner.hints.give(Hint::CancelRequested),
+                    Cancelled::TooLate | Cancelled::Unknown => {}
+                }
+                return Ok(cancelled);
+            }
+            Err(error) => {
+                if !tries.again(&error, false).await {
+                    return Err(store_error(&error));
+                }
+            }
+        }
+    }
+}

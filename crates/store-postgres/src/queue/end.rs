@@ -1,0 +1,266 @@
+//! Ends of attempts: finished, put back, cancelled.
+
+use super::read::{int, text};
+use crate::connect::Inner;
+use crate::error::{Fate, Tries, fate, store_error};
+use ostler_domain::{RunId, RunOutcome, RunStatus, Timestamp};
+use ostler_store::{Cancelled, FinishRun, Hint, RequeueRun, StoreError};
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+use std::collections::{HashMap, HashSet};
+
+/// Only the present attempt is in `run_active`; that is the fence. `$6` says that an earlier try may have succeeded
+/// without telling: then the very same end counts as this call's.
+const FINISH: &str = "
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
+        AS i(id, attempt, status, outcome, at)
+), gone AS (
+    DELETE FROM run_active a USING input i WHERE a.id = i.id AND a.attempt = i.attempt
+    RETURNING a.id, a.seq, a.tenant_id, a.attempt, a.cancel_requested, a.started_at, a.server_id, a.sandbox_id,
+        i.status, i.outcome, i.at
+), ended AS (
+    INSERT INTO run_ends (seq, attempt, cancel_requested, started_at, finished_at, status, server_id, sandbox_id,
+        outcome)
+    SELECT seq, attempt, cancel_requested, started_at, at, status, server_id, sandbox_id, outcome FROM gone
+), counted AS (
+    INSERT INTO run_counts (tenant_id, running, succeeded, failed, timed_out, cancelled, lost)
+    SELECT tenant_id, -count(*), count(*) FILTER (WHERE status = 'succeeded'),
+        count(*) FILTER (WHERE status = 'failed'), count(*) FILTER (WHERE status = 'timed_out'),
+        count(*) FILTER (WHERE status = 'cancelled'), count(*) FILTER (WHERE status = 'lost')
+    FROM gone GROUP BY tenant_id
+)
+SELECT id, attempt FROM gone
+UNION ALL
+SELECT i.id, i.attempt FROM input i JOIN runs r ON r.id = i.id JOIN run_ends e ON e.seq = r.seq
+WHERE $6 AND e.attempt = i.attempt AND e.status = i.status AND e.finished_at = i.at";
+
+const REQUEUE: &str = "
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+        AS i(id, attempt, lost_outcome, not_before, at, spared)
+), gone AS (
+    DELETE FROM run_active a USING input i WHERE a.id = i.id AND a.attempt = i.attempt
+    RETURNING a.id, a.seq, a.class_id, a.rank, a.tenant_id, a.attempt, a.spared + i.spared AS spared,
+        a.cancel_requested, a.started_at, a.server_id, a.sandbox_id, i.lost_outcome, i.not_before, i.at,
+        CASE WHEN a.cancel_requested = 1 THEN 'cancelled'
+            WHEN i.spared = 0 AND a.attempt - a.spared >= a.max_attempts THEN 'lost'
+            ELSE 'queued' END AS status
+), ready AS (
+    INSERT INTO run_ready (class_id, rank, seq, attempt, spared, started_at)
+    SELECT class_id, rank, seq, attempt, spared, started_at FROM gone WHERE status = 'queued' AND not_before IS NULL
+), delayed AS (
+    INSERT INTO run_delayed (class_id, rank, seq, attempt, spared, started_at, not_before)
+    SELECT class_id, rank, seq, attempt, spared, started_at, not_before FROM gone
+    WHERE status = 'queued' AND not_before IS NOT NULL
+), submitted AS (
+    UPDATE runs r SET not_before = g.not_before FROM gone g
+    WHERE r.seq = g.seq AND g.status = 'queued' AND r.not_before IS DISTINCT FROM g.not_before
+), ended AS (
+    INSERT INTO run_ends (seq, attempt, cancel_requested, started_at, finished_at, status, server_id, sandbox_id,
+        outcome)
+    SELECT seq, attempt, cancel_requested, started_at, at, status, server_id, sandbox_id,
+        CASE status WHEN 'lost' THEN lost_outcome ELSE $7 END
+    FROM gone WHERE status <> 'queued'
+), counted AS (
+    INSERT INTO run_counts (tenant_id, running, queued, cancelled, lost)
+    SELECT tenant_id, -count(*), count(*) FILTER (WHERE status = 'queued'),
+        count(*) FILTER (WHERE status = 'cancelled'), count(*) FILTER (WHERE status = 'lost')
+    FROM gone GROUP BY tenant_id
+)
+SELECT id, attempt, status FROM gone";
+
+/// The first of each (run, attempt) in a list, with its place: a second one finds the attempt over.
+fn firsts<T>(list: &[T], key: impl Fn(&T) -> (RunId, u32)) -> Vec<&T> {
+    let mut seen = HashSet::with_capacity(list.len());
+    list.iter().filter(|item| seen.insert(key(item))).collect()
+}
+
+fn key_of(row: &PgRow) -> Result<(RunId, u32), StoreError> {
+    Ok((text(row, 0, "id")?, int(row, 1, "attempt")?))
+}
+
+fn json(outcome: &RunOutcome) -> Result<String, StoreError> {
+    serde_json::to_string(outcome).map_err(|e| StoreError::Engine {
+        message: format!("an outcome cannot be written: {e}"),
+    })
+}
+
+pub(super) async fn finish(inner: &Inner, ends: &[FinishRun]) -> Result<Vec<bool>, StoreError> {
+    if let Some(end) = ends.iter().find(|end| !end.status.is_terminal()) {
+        return Err(StoreError::Engine {
+            message: format!("run {} cannot end as {}", end.id, end.status),
+        });
+    }
+    if ends.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = firsts(ends, |end| (end.id, end.attempt));
+    let ids: Vec<String> = list.iter().map(|end| end.id.to_string()).collect();
+    let attempts: Vec<i64> = list.iter().map(|end| i64::from(end.attempt)).collect();
+    let states: Vec<&str> = list.iter().map(|end| end.status.as_str()).collect();
+    let outcomes: Vec<String> = list
+        .iter()
+        .map(|end| json(&end.outcome))
+        .collect::<Result<_, _>>()?;
+    let times: Vec<i64> = list.iter().map(|end| end.at.0).collect();
+    let mut tries = Tries::default();
+    let mut in_doubt = false;
+    let rows = loop {
+        let rows = sqlx::query(FINISH)
+            .bind(&ids)
+            .bind(&attempts)
+            .bind(&states)
+            .bind(&outcomes)
+            .bind(&times)
+            .bind(in_doubt)
+            .fetch_all(&inner.pool)
+            .await;
+        match rows {
+            Ok(rows) => break rows,
+            Err(error) => {
+                in_doubt |= fate(&error) == Fate::Unknown;
+                if !tries.again(&error, true).await {
+                    return Err(store_error(&error));
+                }
+            }
+        }
+    };
+    let mut done: HashSet<(RunId, u32)> = rows.iter().map(key_of).collect::<Result<_, _>>()?;
+    if !done.is_empty() {
+        inner.upkeep.note(1, 0);
+        inner.hints.give(Hint::RunsFinished);
+    }
+    // Removed as it is told, so that only the first of equal ones is true.
+    Ok(ends
+        .iter()
+        .map(|end| done.remove(&(end.id, end.attempt)))
+        .collect())
+}
+
+pub(super) async fn requeue(
+    inner: &Inner,
+    runs: &[RequeueRun],
+) -> Result<Vec<Option<RunStatus>>, StoreError> {
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = firsts(runs, |run| (run.id, run.attempt));
+    let ids: Vec<String> = list.iter().map(|run| run.id.to_string()).collect();
+    let attempts: Vec<i64> = list.iter().map(|run| i64::from(run.attempt)).collect();
+    let lost: Vec<String> = list
+        .iter()
+        .map(|run| {
+            json(&RunOutcome {
+                error: Some(run.reason.clone()),
+                ..RunOutcome::default()
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    let not_before: Vec<Option<i64>> = list.iter().map(|run| run.not_before.map(|t| t.0)).collect();
+    let times: Vec<i64> = list.iter().map(|run| run.at.0).collect();
+    let spared: Vec<i64> = list.iter().map(|run| i64::from(!run.counts)).collect();
+    let empty = json(&RunOutcome::default())?;
+    let mut tries = Tries::default();
+    let rows = loop {
+        let rows = sqlx::query(REQUEUE)
+            .bind(&ids)
+            .bind(&attempts)
+            .bind(&lost)
+            .bind(&not_before)
+            .bind(&times)
+            .bind(&spared)
+            .bind(&empty)
+            .fetch_all(&inner.pool)
+            .await;
+        match rows {
+            Ok(rows) => break rows,
+            Err(error) => {
+                if !tries.again(&error, false).await {
+                    return Err(store_error(&error));
+                }
+            }
+        }
+    };
+    let mut states: HashMap<(RunId, u32), RunStatus> = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        states.insert(key_of(row)?, text(row, 2, "status")?);
+    }
+    if !states.is_empty() {
+        inner.upkeep.note(1, 0);
+        let queued = states
+            .values()
+            .filter(|status| **status == RunStatus::Queued)
+            .count();
+        if queued > 0 {
+            inner.hints.give(Hint::RunsQueued);
+        }
+        if queued < states.len() {
+            inner.hints.give(Hint::RunsFinished);
+        }
+    }
+    Ok(runs
+        .iter()
+        .map(|run| states.remove(&(run.id, run.attempt)))
+        .collect())
+}
+
+const CANCEL_WAITING: &str = "
+WITH wanted AS MATERIALIZED (SELECT seq, class_id, priority, tenant_id FROM runs WHERE id = $1),
+ready AS (
+    DELETE FROM run_ready q USING wanted w WHERE q.class_id = w.class_id AND q.rank = -w.priority AND q.seq = w.seq
+    RETURNING q.seq, q.attempt, q.started_at
+), delayed AS (
+    DELETE FROM run_delayed q USING wanted w WHERE q.seq = w.seq RETURNING q.seq, q.attempt, q.started_at
+), gone AS (
+    SELECT * FROM ready UNION ALL SELECT * FROM delayed
+), ended AS (
+    INSERT INTO run_ends (seq, attempt, cancel_requested, started_at, finished_at, status, outcome)
+    SELECT seq, attempt, 1, started_at, $2, 'cancelled', $3 FROM gone
+), counted AS (
+    INSERT INTO run_counts (tenant_id, queued, cancelled) SELECT w.tenant_id, -1, 1 FROM gone g JOIN wanted w USING (seq)
+)
+SELECT seq FROM gone";
+
+/// Requests the end of a run within a transaction.
+pub(crate) async fn cancel_in(
+    connection: &mut PgConnection,
+    id: RunId,
+    at: Timestamp,
+) -> Result<Cancelled, sqlx::Error> {
+    let id = id.to_string();
+    let empty = serde_json::to_string(&RunOutcome::default()).map_err(|e| sqlx::Error::Encode(e.into()))?;
+    // A run can move from one table to another between two looks, but not for ever.
+    for _ in 0..10 {
+        let waiting = sqlx::query(CANCEL_WAITING)
+            .bind(&id)
+            .bind(at.0)
+            .bind(&empty)
+            .fetch_optional(&mut *connection)
+            .await?;
+        if waiting.is_some() {
+            return Ok(Cancelled::AtOnce);
+        }
+        let running = sqlx::query("UPDATE run_active SET cancel_requested = 1 WHERE id = $1")
+            .bind(&id)
+            .execute(&mut *connection)
+            .await?;
+        if running.rows_affected() > 0 {
+            return Ok(Cancelled::Requested);
+        }
+        let known = sqlx::query(
+            "SELECT e.seq IS NOT NULL FROM runs r LEFT JOIN run_ends e ON e.seq = r.seq WHERE r.id = $1",
+        )
+        .bind(&id)
+        .fetch_optional(&mut *connection)
+        .await?;
+        match known {
+            None => return Ok(Cancelled::Unknown),
+            Some(row) if row.try_get(0)? => return Ok(Cancelled::TooLate),
+            Some(_) => {}
+        }
+    }
+    Err(sqlx::Error::Protocol(format!(
+        "run {id} moves faster than it can be cancelled"
+    )))
+}

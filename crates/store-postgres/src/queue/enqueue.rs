@@ -1,0 +1,73 @@
+//! Putting runs on the queue: one statement for any number of them.
+
+use ostler_domain::NewRun;
+use sqlx::postgres::PgConnection;
+use std::fmt::Display;
+
+/// Numbers are drawn in the order of the list. Transactions draw them as they come, so a number says when a run was
+/// submitted, not when it was committed; one with a lower number may appear later.
+const ENQUEUE: &str = "
+WITH input AS MATERIALIZED (
+    SELECT nextval('run_seq') AS seq, i.*
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[])
+        AS i(id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, class_id, priority, max_attempts,
+            not_before, spec, created_at)
+), submitted AS (
+    INSERT INTO runs (seq, id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, class_id, priority,
+        max_attempts, not_before, spec, created_at)
+    SELECT seq, id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, class_id, priority, max_attempts,
+        not_before, spec, created_at
+    FROM input
+), ready AS (
+    INSERT INTO run_ready (class_id, rank, seq, attempt, spared)
+    SELECT class_id, -priority, seq, 0, 0 FROM input WHERE not_before IS NULL
+), delayed AS (
+    INSERT INTO run_delayed (class_id, rank, seq, attempt, spared, not_before)
+    SELECT class_id, -priority, seq, 0, 0, not_before FROM input WHERE not_before IS NOT NULL
+), counted AS (
+    INSERT INTO run_counts (tenant_id, queued) SELECT tenant_id, count(*) FROM input GROUP BY tenant_id
+)
+SELECT array_agg(seq) FROM input";
+
+fn texts<T: Display>(runs: &[NewRun], field: impl Fn(&NewRun) -> T) -> Vec<String> {
+    runs.iter().map(|run| field(run).to_string()).collect()
+}
+
+fn options<T: Display>(runs: &[NewRun], field: impl Fn(&NewRun) -> Option<T>) -> Vec<Option<String>> {
+    runs.iter().map(|run| field(run).map(|v| v.to_string())).collect()
+}
+
+fn numbers(runs: &[NewRun], field: impl Fn(&NewRun) -> i64) -> Vec<i64> {
+    runs.iter().map(field).collect()
+}
+
+/// Puts `runs`, whose classes are `classes`, on the queue; returns their numbers.
+pub(crate) async fn enqueue_in(
+    connection: &mut PgConnection,
+    runs: &[NewRun],
+    classes: &[i64],
+) -> Result<Vec<i64>, sqlx::Error> {
+    let specs: Vec<String> = runs
+        .iter()
+        .map(|run| serde_json::to_string(&run.spec))
+        .collect::<Result<_, _>>()
+        .map_err(|e| sqlx::Error::Encode(e.into()))?;
+    let not_before: Vec<Option<i64>> = runs.iter().map(|run| run.not_before.map(|t| t.0)).collect();
+    sqlx::query_scalar(ENQUEUE)
+        .bind(texts(runs, |r| r.id))
+        .bind(texts(runs, |r| r.tenant_id))
+        .bind(texts(runs, |r| r.kind))
+        .bind(options(runs, |r| r.project_id))
+        .bind(options(runs, |r| r.task_id))
+        .bind(options(runs, |r| r.subtask_id))
+        .bind(numbers(runs, |r| i64::from(r.ordinal)))
+        .bind(classes)
+        .bind(numbers(runs, |r| i64::from(r.priority)))
+        .bind(numbers(runs, |r| i64::from(r.max_attempts)))
+        .bind(not_before)
+        .bind(specs)
+        .bind(numbers(runs, |r| r.created_at.0))
+        .fetch_one(connection)
+        .await
+}

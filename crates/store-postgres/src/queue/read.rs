@@ -1,0 +1,240 @@
+//! Looking at runs.
+
+use crate::connect::Inner;
+use crate::error::{Tries, store_error};
+use crate::value::bind_all;
+use ostler_domain::{NewRun, Run, RunId, RunOutcome, RunStatus, ServerId, TenantId, Timestamp};
+use ostler_store::{RunCounters, RunFilter, StoreError, Value, corrupt};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// What was submitted, from `runs r`: the first columns of every statement whose rows [`run_from`] reads.
+pub(super) const SUBMITTED: &str =
+    "r.seq, r.id, r.tenant_id, r.kind, r.project_id, r.task_id, r.subtask_id, r.ordinal,
+    r.class_id, r.priority, r.max_attempts, r.not_before, r.spec, r.created_at";
+/// Number of columns of [`SUBMITTED`].
+pub(super) const STATE_AT: usize = 14;
+
+const STATE: &str = "COALESCE(e.status, CASE WHEN a.id IS NULL THEN 'queued' ELSE 'running' END),
+    COALESCE(e.attempt, a.attempt, q.attempt, d.attempt, 0),
+    COALESCE(e.cancel_requested, a.cancel_requested, 0),
+    COALESCE(e.server_id, a.server_id), COALESCE(e.sandbox_id, a.sandbox_id),
+    COALESCE(e.started_at, a.started_at, q.started_at, d.started_at), e.finished_at, e.outcome";
+
+const FROM: &str = "FROM runs r
+    LEFT JOIN run_ends e ON e.seq = r.seq
+    LEFT JOIN run_active a ON a.id = r.id
+    LEFT JOIN run_ready q ON q.class_id = r.class_id AND q.rank = -r.priority AND q.seq = r.seq
+    LEFT JOIN run_delayed d ON d.seq = r.seq";
+
+pub(super) fn text<T: FromStr>(row: &PgRow, at: usize, column: &'static str) -> Result<T, StoreError>
+where
+    T::Err: Display,
+{
+    let text: &str = row.try_get(at).map_err(|e| store_error(&e))?;
+    text.parse()
+        .map_err(|e: T::Err| corrupt("runs", column, e.to_string()))
+}
+
+pub(super) fn optional<T: FromStr>(
+    row: &PgRow,
+    at: usize,
+    column: &'static str,
+) -> Result<Option<T>, StoreError>
+where
+    T::Err: Display,
+{
+    let text: Option<&str> = row.try_get(at).map_err(|e| store_error(&e))?;
+    text.map(str::parse)
+        .transpose()
+        .map_err(|e: T::Err| corrupt("runs", column, e.to_string()))
+}
+
+pub(super) fn int<T: TryFrom<i64>>(row: &PgRow, at: usize, column: &'static str) -> Result<T, StoreError>
+where
+    T::Error: Display,
+{
+    let number: i64 = row.try_get(at).map_err(|e| store_error(&e))?;
+    T::try_from(number).map_err(|e| corrupt("runs", column, format!("{number}: {e}")))
+}
+
+pub(super) fn time(row: &PgRow, at: usize) -> Result<Option<Timestamp>, StoreError> {
+    let number: Option<i64> = row.try_get(at).map_err(|e| store_error(&e))?;
+    Ok(number.map(Timestamp))
+}
+
+/// The number and the submitted part of a row that begins with [`SUBMITTED`]. Its class must have been learnt.
+pub(super) fn submitted(inner: &Inner, row: &PgRow) -> Result<(i64, NewRun), StoreError> {
+    let class: i64 = int(row, 8, "class_id")?;
+    let spec: &str = row.try_get(12).map_err(|e| store_error(&e))?;
+    let run = NewRun {
+        id: text(row, 1, "id")?,
+        tenant_id: text(row, 2, "tenant_id")?,
+        kind: text(row, 3, "kind")?,
+        project_id: optional(row, 4, "project_id")?,
+        task_id: optional(row, 5, "task_id")?,
+        subtask_id: optional(row, 6, "subtask_id")?,
+        ordinal: int(row, 7, "ordinal")?,
+        requirements: inner
+            .classes
+            .requirements(class)
+            .ok_or_else(|| corrupt("runs", "class_id", format!("there is no class {class}")))?,
+        priority: int(row, 9, "priority")?,
+        max_attempts: int(row, 10, "max_attempts")?,
+        not_before: time(row, 11)?,
+        spec: serde_json::from_str(spec).map_err(|e| corrupt("runs", "spec", e.to_string()))?,
+        created_at: Timestamp(int(row, 13, "created_at")?),
+    };
+    Ok((int(row, 0, "seq")?, run))
+}
+
+fn run_from(inner: &Inner, row: &PgRow) -> Result<Run, StoreError> {
+    let (seq, submitted) = submitted(inner, row)?;
+    let outcome: Option<&str> = row.try_get(STATE_AT + 7).map_err(|e| store_error(&e))?;
+    Ok(Run {
+        submitted,
+        seq,
+        status: text(row, STATE_AT, "status")?,
+        attempt: int(row, STATE_AT + 1, "attempt")?,
+        cancel_requested: int::<i64>(row, STATE_AT + 2, "cancel_requested")? != 0,
+        server_id: optional(row, STATE_AT + 3, "server_id")?,
+        sandbox_id: optional(row, STATE_AT + 4, "sandbox_id")?,
+        started_at: time(row, STATE_AT + 5)?,
+        finished_at: time(row, STATE_AT + 6)?,
+        outcome: match outcome {
+            Some(text) => {
+                serde_json::from_str(text).map_err(|e| corrupt("run_ends", "outcome", e.to_string()))?
+            }
+            None => RunOutcome::default(),
+        },
+    })
+}
+
+/// Learns the classes of rows that begin with [`SUBMITTED`].
+pub(super) async fn learn_classes(inner: &Inner, rows: &[PgRow]) -> Result<(), StoreError> {
+    let ids: Vec<i64> = rows
+        .iter()
+        .map(|row| int(row, 8, "class_id"))
+        .collect::<Result<_, _>>()?;
+    inner.classes.learn(&inner.pool, ids.into_iter()).await
+}
+
+/// Reads, as often as it takes while the server comes back.
+pub(super) async fn fetch(inner: &Inner, sql: &str, values: &[Value]) -> Result<Vec<PgRow>, StoreError> {
+    let mut tries = Tries::default();
+    loop {
+        let arguments = bind_all(values.iter().cloned())?;
+        match sqlx::query_with(AssertSqlSafe(sql), arguments)
+            .fetch_all(&inner.pool)
+            .await
+        {
+            Ok(rows) => return Ok(rows),
+            Err(error) => {
+                if !tries.again(&error, true).await {
+                    return Err(store_error(&error));
+                }
+            }
+        }
+    }
+}
+
+async fn select(inner: &Inner, rest: &str, values: &[Value]) -> Result<Vec<Run>, StoreError> {
+    let sql = format!("SELECT {SUBMITTED}, {STATE} {FROM} {rest}");
+    let rows = fetch(inner, &sql, values).await?;
+    learn_classes(inner, &rows).await?;
+    rows.iter().map(|row| run_from(inner, row)).collect()
+}
+
+pub(super) async fn run(inner: &Inner, id: RunId) -> Result<Option<Run>, StoreError> {
+    let runs = select(inner, "WHERE r.id = $1", &[Value::Text(id.to_string())]).await?;
+    Ok(runs.into_iter().next())
+}
+
+pub(super) async fn running(inner: &Inner, server: ServerId) -> Result<Vec<Run>, StoreError> {
+    select(
+        inner,
+        "WHERE r.seq IN (SELECT s.seq FROM run_active s WHERE s.server_id = $1) AND a.server_id = $1 ORDER BY r.seq",
+        &[Value::Text(server.to_string())],
+    )
+    .await
+}
+
+pub(super) async fn runs(inner: &Inner, filter: RunFilter) -> Result<Vec<Run>, StoreError> {
+    let mut wheres = vec!["true".to_owned()];
+    let mut values = Vec::new();
+    let mut equal = |column: &str, value: Option<String>| {
+        if let Some(value) = value {
+            values.push(Value::Text(value));
+            wheres.push(format!("r.{column} = ${}", values.len()));
+        }
+    };
+    equal("tenant_id", filter.tenant_id.map(|v| v.to_string()));
+    equal("project_id", filter.project_id.map(|v| v.to_string()));
+    equal("task_id", filter.task_id.map(|v| v.to_string()));
+    equal("subtask_id", filter.subtask_id.map(|v| v.to_string()));
+    equal("kind", filter.kind.map(|v| v.to_string()));
+    if let Some(seq) = filter.before_seq {
+        values.push(Value::Int(seq));
+        wheres.push(format!("r.seq < ${}", values.len()));
+    }
+    // The state is written out, so that the partial index of the rare ends can be used.
+    wheres.extend(filter.status.map(|status| match status {
+        RunStatus::Queued => {
+            "r.seq IN (SELECT seq FROM run_ready UNION ALL SELECT seq FROM run_delayed)".to_owned()
+        }
+        RunStatus::Running => "a.id IS NOT NULL".to_owned(),
+        ended => format!("e.status = '{ended}'"),
+    }));
+    let limit = if filter.limit == 0 { 50 } else { filter.limit };
+    let rest = format!("WHERE {} ORDER BY r.seq DESC LIMIT {limit}", wheres.join(" AND "));
+    select(inner, &rest, &values).await
+}
+
+pub(super) async fn cancel_requests(inner: &Inner, server: ServerId) -> Result<Vec<RunId>, StoreError> {
+    let sql = "SELECT id FROM run_active WHERE server_id = $1 AND cancel_requested = 1 ORDER BY seq";
+    let rows = fetch(inner, sql, &[Value::Text(server.to_string())]).await?;
+    rows.iter().map(|row| text(row, 0, "id")).collect()
+}
+
+pub(super) async fn silent_servers(inner: &Inner, before: Timestamp) -> Result<Vec<ServerId>, StoreError> {
+    let sql = "SELECT DISTINCT a.server_id FROM run_active a LEFT JOIN servers s ON s.id = a.server_id \
+               WHERE s.seen_at IS NULL OR s.seen_at < $1 ORDER BY a.server_id";
+    let rows = fetch(inner, sql, &[Value::Int(before.0)]).await?;
+    rows.iter().map(|row| text(row, 0, "server_id")).collect()
+}
+
+pub(super) async fn counters(inner: &Inner, tenant: Option<TenantId>) -> Result<RunCounters, StoreError> {
+    let sums: Vec<String> = RunStatus::ALL
+        .iter()
+        .map(|status| format!("COALESCE(sum({status}), 0)::bigint"))
+        .collect();
+    let mut sql = format!("SELECT {} FROM run_counts", sums.join(", "));
+    let mut values = Vec::new();
+    if let Some(tenant) = tenant {
+        sql.push_str(" WHERE tenant_id = $1");
+        values.push(Value::Text(tenant.to_string()));
+    }
+    let rows = fetch(inner, &sql, &values).await?;
+    let mut counters = RunCounters::new();
+    for row in &rows {
+        for (at, status) in RunStatus::ALL.iter().enumerate() {
+            counters.insert(*status, int(row, at, "count")?);
+        }
+    }
+    Ok(counters)
+}
+
+pub(super) async fn position(inner: &Inner, id: RunId) -> Result<Option<u64>, StoreError> {
+    let sql = "
+        SELECT (SELECT count(*) FROM run_ready o WHERE o.class_id = w.class_id AND (o.rank, o.seq) < (w.rank, w.seq))
+            + (SELECT count(*) FROM run_delayed o WHERE o.class_id = w.class_id AND (o.rank, o.seq) < (w.rank, w.seq))
+        FROM runs r CROSS JOIN LATERAL (
+            SELECT q.class_id, q.rank, q.seq FROM run_ready q
+            WHERE q.class_id = r.class_id AND q.rank = -r.priority AND q.seq = r.seq
+            UNION ALL SELECT d.class_id, d.rank, d.seq FROM run_delayed d WHERE d.seq = r.seq) w
+        WHERE r.id = $1";
+    let rows = fetch(inner, sql, &[Value::Text(id.to_string())]).await?;
+    rows.first().map(|row| int(row, 0, "position")).transpose()
+}

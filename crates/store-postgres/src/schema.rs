@@ -1,0 +1,154 @@
+//! Migrations: numbered files, each applied in a transaction of its own.
+//!
+//! An advisory lock makes servers that start together take turns. What was applied is kept with its checksum, so that a
+//! file that was changed afterwards is noticed instead of silently believed.
+
+use crate::error::store_error;
+use ostler_store::{MigrationStatus, StoreError};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::PgConnection;
+use sqlx::{Acquire, PgPool, Row};
+use std::collections::BTreeMap;
+
+struct Migration {
+    version: i64,
+    name: &'static str,
+    up: &'static str,
+    down: &'static str,
+}
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "base",
+    up: include_str!("../migrations/0001_base.up.sql"),
+    down: include_str!("../migrations/0001_base.down.sql"),
+}];
+
+impl Migration {
+    fn checksum(&self) -> String {
+        use std::fmt::Write;
+        let mut text = String::with_capacity(64);
+        for byte in Sha256::digest(self.up) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+}
+
+/// What is applied, by number: the checksum. Takes the lock, which the end of the transaction gives back.
+async fn applied(connection: &mut PgConnection) -> Result<BTreeMap<i64, String>, sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('ostler migrations'), hashtext(current_schema()))")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL, \
+         checksum TEXT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())",
+    )
+    .execute(&mut *connection)
+    .await?;
+    let rows = sqlx::query("SELECT version, checksum FROM schema_migrations")
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
+}
+
+/// Refuses a database that a newer or a different program has made.
+fn check(applied: &BTreeMap<i64, String>) -> Result<(), StoreError> {
+    for (version, checksum) in applied {
+        let message = match MIGRATIONS.iter().find(|m| m.version == *version) {
+            None => format!(
+                "migration {version} is unknown here; use the newer version of Ostler that applied it"
+            ),
+            Some(known) if known.checksum() != *checksum => format!(
+                "migration {version} ({}) was applied from a different file; use the version of Ostler that applied it",
+                known.name
+            ),
+            Some(_) => continue,
+        };
+        return Err(StoreError::Schema { message });
+    }
+    Ok(())
+}
+
+/// Every known migration and whether it is in force.
+pub(crate) async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, StoreError> {
+    let read = async {
+        let mut transaction = pool.begin().await?;
+        let applied = applied(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(applied)
+    };
+    let applied = read.await.map_err(|e: sqlx::Error| store_error(&e))?;
+    check(&applied)?;
+    Ok(MIGRATIONS
+        .iter()
+        .map(|m| MigrationStatus {
+            version: m.version,
+            name: m.name.to_owned(),
+            applied: applied.contains_key(&m.version),
+        })
+        .collect())
+}
+
+/// Applies or takes back one migration, unless another server has just done so. Says whether it did something.
+async fn step(pool: &PgPool, migration: &Migration, up: bool) -> Result<bool, StoreError> {
+    let mut connection = pool.acquire().await.map_err(|e| store_error(&e))?;
+    let mut transaction = connection.begin().await.map_err(|e| store_error(&e))?;
+    let applied = applied(&mut transaction).await.map_err(|e| store_error(&e))?;
+    check(&applied)?;
+    if applied.contains_key(&migration.version) == up {
+        return Ok(false);
+    }
+    let work = async {
+        // Building an index over many rows takes its time.
+        sqlx::query("SET LOCAL statement_timeout = 0")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::raw_sql(if up { migration.up } else { migration.down })
+            .execute(&mut *transaction)
+            .await?;
+        if up {
+            sqlx::query("INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)")
+                .bind(migration.version)
+                .bind(migration.name)
+                .bind(migration.checksum())
+                .execute(&mut *transaction)
+                .await?;
+        } else {
+            sqlx::query("DELETE FROM schema_migrations WHERE version = $1")
+                .bind(migration.version)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await
+    };
+    work.await.map_err(|e: sqlx::Error| StoreError::Schema {
+        message: format!("migration {} ({}) failed: {e}", migration.version, migration.name),
+    })?;
+    Ok(true)
+}
+
+/// Applies those up to `to`.
+pub(crate) async fn up(pool: &PgPool, to: Option<i64>) -> Result<Vec<i64>, StoreError> {
+    let mut done = Vec::new();
+    for migration in MIGRATIONS {
+        if to.is_none_or(|to| migration.version <= to) && step(pool, migration, true).await? {
+            done.push(migration.version);
+        }
+    }
+    Ok(done)
+}
+
+/// Takes those after `to` back, the newest first.
+pub(crate) async fn down(pool: &PgPool, to: i64) -> Result<Vec<i64>, StoreError> {
+    let mut done = Vec::new();
+    for migration in MIGRATIONS.iter().rev() {
+        if migration.version > to && step(pool, migration, false).await? {
+            done.push(migration.version);
+        }
+    }
+    Ok(done)
+}
