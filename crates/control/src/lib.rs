@@ -1,1 +1,28 @@
-//! Use cases and reconcilers.
+//! Use cases and reconcilers: the only place where stores, repositories, agents and sandboxes meet.
+//!
+//! A use case authorises its [`Caller`], reads, decides, and commits a list of changes guarded by the versions that it
+//! read. What must go on by itself (a task after its planner ended, a subtask after its checks) is not a chain of
+//! callbacks: [`Control::settle_task`] and [`Control::settle_subtask`] look at what is stored and do the next step, and
+//! may be called at any time, any number of times, by anybody. A server that was killed between two steps goes on by
+//! settling again.
+
+mod access;
+mod conflict;
+mod context;
+mod error;
+mod issues;
+mod merge_requests;
+mod projects;
+mod settings;
+mod subtasks;
+mod tasks;
+mod work;
+
+pub use access::{Caller, NewSecret};
+pub use context::{Control, Parts};
+pub use error::{ControlError, Result};
+pub use issues::{ToolCall, ToolReply};
+pub use merge_requests::BranchDiff;
+pub use projects::Cleanup;
+pub use settings::WorkSettings;
+pub use tasks::NewTask;

@@ -62,6 +62,16 @@ pub(super) enum MergedTree {
 }
 
 impl Repository {
+    /// Whether `target` has commits that `branch` does not have.
+    ///
+    /// # Errors
+    /// No such branch.
+    pub async fn is_behind(&self, branch: &str, target: &str) -> Result<bool> {
+        let source = self.commit(&branch_ref(branch)?).await?;
+        let onto = self.commit(&branch_ref(target)?).await?;
+        Ok(!self.is_ancestor(&onto, &source).await?)
+    }
+
     /// Whether `source_branch` could be merged into `target` now. Changes nothing.
     /// [`MergeOutcome::Merged`] holds the present head of the source.
     ///

@@ -1,0 +1,135 @@
+//! What all use cases share.
+
+use crate::{ControlError, Result, WorkSettings};
+use ostler_agents::{Kinds, Prompts};
+use ostler_domain::{
+    Clock, MergeRequest, Project, ProjectId, Subtask, SubtaskId, Task, TaskId, TenantId, Timestamp,
+};
+use ostler_forge::Repositories;
+use ostler_store::{Change, Column, NewEvent, Record, Store, StoreExt};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What a [`Control`] is made of.
+pub struct Parts {
+    /// Everything that is kept.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Clones and worktrees.
+    pub repositories: Repositories,
+    /// Agent kinds.
+    pub kinds: Kinds,
+    /// Prompt templates.
+    pub prompts: Prompts,
+    /// Intervals and limits.
+    pub work: WorkSettings,
+}
+
+/// The use cases; cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) parts: Arc<Parts>,
+}
+
+impl Control {
+    /// From its parts.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+        }
+    }
+
+    /// The store, for what needs no rule.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.parts.store
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<()> {
+        Ok(self.parts.store.commit(changes).await?)
+    }
+
+    /// A row of the tenant; one of another tenant is not there.
+    pub(crate) async fn owned<R, K>(&self, what: &'static str, tenant: TenantId, id: K) -> Result<R>
+    where
+        R: Record + Owned + Sync,
+        K: Column + std::fmt::Display + Send + Copy,
+    {
+        let row: Option<R> = self.parts.store.get(id).await?;
+        row.filter(|row| row.tenant() == tenant)
+            .ok_or_else(|| ControlError::NotFound {
+                what,
+                id: id.to_string(),
+            })
+    }
+
+    pub(crate) async fn project_of(&self, tenant: TenantId, id: ProjectId) -> Result<Project> {
+        self.owned("project", tenant, id).await
+    }
+
+    pub(crate) async fn task_of(&self, tenant: TenantId, id: TaskId) -> Result<Task> {
+        self.owned("task", tenant, id).await
+    }
+
+    pub(crate) async fn subtask_of(&self, tenant: TenantId, id: SubtaskId) -> Result<Subtask> {
+        self.owned("subtask", tenant, id).await
+    }
+
+    /// The event that tells watchers of an object.
+    pub(crate) fn event(
+        &self,
+        tenant: TenantId,
+        kind: &str,
+        subject: impl std::fmt::Display,
+        data: impl Serialize,
+    ) -> Change {
+        Change::Event(NewEvent {
+            tenant_id: Some(tenant),
+            kind: kind.to_owned(),
+            subject: subject.to_string(),
+            data: serde_json::to_value(data).unwrap_or_default(),
+            at: self.now(),
+        })
+    }
+
+    /// A task's new state, with the event.
+    pub(crate) fn task_changes(&self, task: &mut Task) -> [Change; 2] {
+        task.updated_at = self.now();
+        let view = ostler_contracts::TaskView::from(task.clone());
+        [
+            Change::update(task),
+            self.event(task.tenant_id, "task.updated", task.id, view),
+        ]
+    }
+
+    /// A subtask's new state, with the event.
+    pub(crate) fn subtask_changes(&self, subtask: &mut Subtask) -> [Change; 2] {
+        subtask.updated_at = self.now();
+        let view = ostler_contracts::SubtaskView::from(subtask.clone());
+        [
+            Change::update(subtask),
+            self.event(subtask.tenant_id, "subtask.updated", subtask.id, view),
+        ]
+    }
+}
+
+/// A row that belongs to a tenant.
+pub(crate) trait Owned {
+    /// Whose it is.
+    fn tenant(&self) -> TenantId;
+}
+
+macro_rules! owned {
+    ($($type:ty),*) => {$(
+        impl Owned for $type {
+            fn tenant(&self) -> TenantId {
+                self.tenant_id
+            }
+        }
+    )*};
+}
+owned!(Project, Task, Subtask, MergeRequest, ostler_domain::ApiToken);

@@ -1,0 +1,150 @@
+//! The issue graph of a project, and the `bd` command that agents use on it.
+
+use crate::conflict::retry_on_conflict;
+use crate::{Caller, Control, ControlError, Result};
+use ostler_domain::{Issue, IssueStatus, Permission, Project, ProjectId, Run, RunKind, TaskId};
+use ostler_forge::issues::{self, Graph, Invocation, Output, SystemIds};
+use ostler_store::{Change, Filter, StoreExt};
+
+/// A call of `bd` from inside a sandbox.
+#[derive(Debug, Clone, Default)]
+pub struct ToolCall {
+    /// The words after the program's name.
+    pub argv: Vec<String>,
+    /// Standard input.
+    pub stdin: Vec<u8>,
+    /// Whether JSON goes into an envelope.
+    pub json_envelope: bool,
+}
+
+/// What the call printed, and its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolReply {
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Exit code.
+    pub code: i32,
+}
+
+impl From<Output> for ToolReply {
+    fn from(output: Output) -> Self {
+        Self {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            code: output.code,
+        }
+    }
+}
+
+impl Control {
+    /// The issues of a project, by id.
+    pub async fn issues(&self, caller: &Caller, project: ProjectId) -> Result<Vec<Issue>> {
+        let project = self.project_of(caller.tenant_id, project).await?;
+        caller.require(Permission::ProjectsRead)?;
+        Ok(self
+            .parts
+            .store
+            .list(Filter::by("project_id", project.id))
+            .await?)
+    }
+
+    /// Carries out a `bd` command on behalf of a run: its project's graph, with the run's task for what is new.
+    pub async fn bd(&self, run: &Run, call: &ToolCall) -> Result<ToolReply> {
+        let submitted = &run.submitted;
+        let Some(project) = submitted.project_id else {
+            return Err(ControlError::Unprocessable(
+                "this run belongs to no project, so it has no issues; `bd` works in runs of tasks".into(),
+            ));
+        };
+        let project = self.project_of(submitted.tenant_id, project).await?;
+        let actor = match submitted.kind {
+            RunKind::Planner => "planner".to_owned(),
+            _ => format!("worker-{}", submitted.id),
+        };
+        // For a planner, closing the epic says that the plan is complete, so its parts are open then.
+        let planning = submitted.kind == RunKind::Planner;
+        self.on_graph(&project, submitted.task_id, &actor, planning, call)
+            .await
+    }
+
+    /// Makes the epic of a new task; gives its id.
+    pub(crate) async fn create_epic(&self, project: &Project, task: TaskId, title: &str) -> Result<String> {
+        let argv = ["create", "--silent", "-t", "epic", "--", title]
+            .map(str::to_owned)
+            .to_vec();
+        let call = ToolCall {
+            argv,
+            ..ToolCall::default()
+        };
+        let reply = self.on_graph(project, Some(task), "ostler", true, &call).await?;
+        if reply.code == 0 {
+            return Ok(reply.stdout.trim().to_owned());
+        }
+        Err(ControlError::Unprocessable(format!(
+            "the task's epic could not be made: {}",
+            reply.stderr.trim()
+        )))
+    }
+
+    /// An issue of a project.
+    pub(crate) async fn issue(&self, project: ProjectId, id: &str) -> Result<Option<Issue>> {
+        let filter = Filter::by("project_id", project).and("id", ostler_store::Op::Eq, id.to_owned());
+        Ok(self.parts.store.first(filter).await?)
+    }
+
+    /// The change that opens an issue again, if it is closed.
+    pub(crate) fn reopen(&self, issue: Option<Issue>) -> Option<Change> {
+        let mut issue = issue.filter(|issue| issue.status == IssueStatus::Closed)?;
+        issue.status = IssueStatus::InProgress;
+        issue.closed_at = None;
+        issue.close_reason = None;
+        issue.updated_at = self.now();
+        Some(Change::update(&issue))
+    }
+
+    async fn on_graph(
+        &self,
+        project: &Project,
+        task: Option<TaskId>,
+        actor: &str,
+        epics_close_freely: bool,
+        call: &ToolCall,
+    ) -> Result<ToolReply> {
+        retry_on_conflict(async || {
+            let all: Vec<Issue> = self
+                .parts
+                .store
+                .list(Filter::by("project_id", project.id))
+                .await?;
+            let prefix = &self.parts.work.issue_prefix;
+            let mut graph =
+                Graph::new(prefix, project.tenant_id, project.id, all).epics_close_freely(epics_close_freely);
+            let invocation = Invocation {
+                argv: call.argv.clone(),
+                stdin: call.stdin.clone(),
+                actor: actor.to_owned(),
+                task,
+                now: self.now(),
+                json_envelope: call.json_envelope,
+                ..Invocation::default()
+            };
+            let output = issues::execute(&mut graph, &invocation, &mut SystemIds);
+            let changes: Vec<Change> = graph
+                .take_changes()
+                .iter()
+                .map(|change| match change {
+                    issues::Change::Inserted(issue) => Change::insert(issue),
+                    issues::Change::Changed(issue) => Change::update(issue),
+                    issues::Change::Deleted(issue) => Change::delete(issue),
+                })
+                .collect();
+            if !changes.is_empty() {
+                self.commit(changes).await?;
+            }
+            Ok(output.into())
+        })
+        .await
+    }
+}

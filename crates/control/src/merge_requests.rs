@@ -1,0 +1,101 @@
+//! Merge requests of the local forge.
+
+use crate::{Caller, Control, ControlError, Result};
+use ostler_domain::{
+    MergeRequest, MergeRequestId, MergeRequestStatus, Permission, Project, ProjectId, Subtask, SubtaskId,
+};
+use ostler_forge::{Commit, Diff};
+use ostler_store::{Change, Filter, StoreExt};
+
+/// The changes of a branch against the branch it goes to.
+#[derive(Debug)]
+pub struct BranchDiff {
+    /// Commits, newest first.
+    pub commits: Vec<Commit>,
+    /// Unified diff.
+    pub diff: Diff,
+}
+
+const MAX_DIFF: usize = 4 * 1024 * 1024;
+
+impl Control {
+    /// The merge requests of a project, newest first.
+    pub async fn merge_requests(&self, caller: &Caller, project: ProjectId) -> Result<Vec<MergeRequest>> {
+        let project = self.project_of(caller.tenant_id, project).await?;
+        caller.require(Permission::ProjectsRead)?;
+        Ok(self
+            .parts
+            .store
+            .list(Filter::by("project_id", project.id).order_by_desc("number"))
+            .await?)
+    }
+
+    /// One merge request.
+    pub async fn merge_request(&self, caller: &Caller, id: MergeRequestId) -> Result<MergeRequest> {
+        let request = self.owned("merge request", caller.tenant_id, id).await?;
+        caller.require(Permission::ProjectsRead)?;
+        Ok(request)
+    }
+
+    /// What a merge request changes; after its merge, what it changed.
+    pub async fn merge_request_diff(&self, caller: &Caller, id: MergeRequestId) -> Result<BranchDiff> {
+        let request = self.merge_request(caller, id).await?;
+        let project = self.project_of(caller.tenant_id, request.project_id).await?;
+        match &request.merge_commit {
+            Some(commit) => self.branch_diff(&project, &format!("{commit}^1"), commit).await,
+            None => {
+                self.branch_diff(&project, &request.target_branch, &request.head)
+                    .await
+            }
+        }
+    }
+
+    /// What a subtask's branch changes at present.
+    pub async fn subtask_diff(&self, caller: &Caller, id: SubtaskId) -> Result<BranchDiff> {
+        let subtask = self.subtask_of(caller.tenant_id, id).await?;
+        caller.require(Permission::ProjectsRead)?;
+        if let Some(request) = subtask.merge_request_id {
+            return self.merge_request_diff(caller, request).await;
+        }
+        let project = self.project_of(caller.tenant_id, subtask.project_id).await?;
+        if self
+            .repository(&project)?
+            .head_of(&subtask.branch)
+            .await?
+            .is_none()
+        {
+            return Err(ControlError::Unprocessable(
+                "the subtask has no branch yet; start it first".into(),
+            ));
+        }
+        self.branch_diff(&project, &project.default_branch, &subtask.branch)
+            .await
+    }
+
+    /// Closes a merge request without merging; its subtask is then blocked by failure.
+    pub async fn close_merge_request(&self, caller: &Caller, id: MergeRequestId) -> Result<MergeRequest> {
+        let mut request = self.merge_request(caller, id).await?;
+        caller.require(Permission::ProjectsWrite)?;
+        if request.status != MergeRequestStatus::Open {
+            return Err(ControlError::Conflict(format!(
+                "the merge request is {} already",
+                request.status
+            )));
+        }
+        let subtask: Subtask = self.subtask_of(caller.tenant_id, request.subtask_id).await?;
+        request.status = MergeRequestStatus::Closed;
+        request.closed_at = Some(self.now());
+        let mut changes = vec![Change::update(&request)];
+        changes.extend(self.block(subtask, "its merge request was closed".into())?);
+        self.commit(changes).await?;
+        Ok(request)
+    }
+
+    async fn branch_diff(&self, project: &Project, base: &str, head: &str) -> Result<BranchDiff> {
+        let repository = self.repository(project)?;
+        Ok(BranchDiff {
+            commits: repository.log(base, head).await?,
+            diff: repository.diff(base, head, MAX_DIFF).await?,
+        })
+    }
+}

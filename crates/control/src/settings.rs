@@ -1,0 +1,80 @@
+//! Settings of the work on tasks.
+
+use ostler_domain::{Backoff, Requirements};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How tasks are worked on: every interval and limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkSettings {
+    /// Agent kind of tasks that name none.
+    pub agent_kind: String,
+    /// What the sandboxes of agents must offer.
+    pub agent_requirements: Requirements,
+    /// What the sandboxes of checks must offer, besides what the repository's `ostler.toml` says.
+    pub check_requirements: Requirements,
+    /// What ids in the issue graph begin with, without the hyphen.
+    pub issue_prefix: String,
+    /// Attempts of a worker before its subtask is blocked.
+    pub worker_attempts: u32,
+    /// Attempts of a planner before planning has failed.
+    pub planner_attempts: u32,
+    /// Seconds to wait after the first failed attempt.
+    pub backoff_first_seconds: f64,
+    /// Growth of that wait from one attempt to the next.
+    pub backoff_factor: f64,
+    /// Longest wait, seconds.
+    pub backoff_max_seconds: f64,
+    /// Largest share of a wait that chance may take away.
+    pub backoff_jitter: f64,
+    /// Seconds after which an agent is ended by force.
+    pub agent_timeout_seconds: u64,
+    /// Seconds between two rounds over everything in progress, so that a missed hint is caught.
+    pub sync_seconds: u64,
+    /// Seconds that the worktree of a failed subtask is kept for a look.
+    pub worktree_keep_seconds: u64,
+    /// Seconds after its last use in which an agent's session is resumed.
+    pub session_seconds: u64,
+    /// Bring merged work to where the project was cloned from.
+    pub push_to_origin: bool,
+    /// How often a run may be started when its sandbox or server goes away.
+    pub run_attempts: u32,
+}
+
+impl Default for WorkSettings {
+    fn default() -> Self {
+        let backoff = Backoff::default();
+        Self {
+            agent_kind: "claude".into(),
+            agent_requirements: Requirements::default(),
+            check_requirements: Requirements::default(),
+            issue_prefix: "iv".into(),
+            worker_attempts: 10,
+            planner_attempts: 10,
+            backoff_first_seconds: backoff.first.as_secs_f64(),
+            backoff_factor: backoff.factor,
+            backoff_max_seconds: backoff.max.as_secs_f64(),
+            backoff_jitter: backoff.jitter,
+            agent_timeout_seconds: 3600,
+            sync_seconds: 30,
+            worktree_keep_seconds: 3600,
+            session_seconds: 7200,
+            push_to_origin: true,
+            run_attempts: 5,
+        }
+    }
+}
+
+impl WorkSettings {
+    /// Waiting times between attempts. Values that make no sense (negative, not a number) count as zero.
+    pub fn backoff(&self) -> Backoff {
+        let seconds = |s: f64| Duration::try_from_secs_f64(s).unwrap_or_default();
+        Backoff {
+            first: seconds(self.backoff_first_seconds),
+            factor: self.backoff_factor.max(1.0),
+            max: seconds(self.backoff_max_seconds),
+            jitter: self.backoff_jitter,
+        }
+    }
+}
