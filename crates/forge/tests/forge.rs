@@ -1,4 +1,9 @@
 //! The local forge, on real git repositories.
+#![allow(
+    clippy::unwrap_used,
+    clippy::many_single_char_names,
+    reason = "a test may panic, and its issues are a, b and c"
+)]
 
 mod common;
 
@@ -177,7 +182,7 @@ async fn work_goes_into_a_sandbox_and_comes_back() {
     let worktree = repository.worktree_add(subtask, "iv-1", "main").await.unwrap();
     let out = bench
         .in_sandbox(&repository, "iv-1", |w| {
-            drop(commit(w, "new.txt", "new\n", "add new\n\nwith a reason"))
+            drop(commit(w, "new.txt", "new\n", "add new\n\nwith a reason"));
         })
         .await;
     let head = repository
@@ -359,7 +364,7 @@ async fn a_git_file_written_by_an_agent_is_never_followed() {
     .unwrap();
     let out = bench
         .in_sandbox(&repository, "iv-1", |w| {
-            drop(commit(w, ".gitattributes", "* filter=x\n", "work"))
+            drop(commit(w, ".gitattributes", "* filter=x\n", "work"));
         })
         .await;
     repository
@@ -673,4 +678,43 @@ async fn removal_takes_everything_and_stays_inside() {
     let error = repository.remove().await.unwrap_err();
     assert!(matches!(error, ForgeError::OutsideRoot { .. }), "{error}");
     assert!(bench.origin.join("README").exists());
+}
+
+#[tokio::test]
+async fn lock_files_of_a_lost_machine_are_swept() {
+    let bench = Bench::new();
+    let repository = bench.cloned().await;
+    let subtask = SubtaskId::new();
+    let worktree = repository.worktree_add(subtask, "iv-1", "main").await.unwrap();
+    let out = bench
+        .in_sandbox(&repository, "iv-1", |w| drop(commit(w, "a", "a", "work")))
+        .await;
+    let stale = [
+        repository.path().join("refs/heads/iv-1.lock"),
+        repository
+            .path()
+            .join("worktrees")
+            .join(subtask.to_string())
+            .join("index.lock"),
+    ];
+    for (path, age) in stale.iter().zip([61, 3600]) {
+        let file = std::fs::File::create(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age))
+            .unwrap();
+    }
+    let young = repository.path().join("refs/heads/other.lock");
+    std::fs::write(&young, "").unwrap();
+    assert!(
+        repository
+            .bundle_import(subtask, "iv-1", "main", &out)
+            .await
+            .is_err()
+    );
+    assert_eq!(bench.repositories.sweep().await.unwrap(), 2);
+    assert!(young.exists());
+    repository
+        .bundle_import(subtask, "iv-1", "main", &out)
+        .await
+        .unwrap();
+    assert!(worktree.join("a").exists());
 }

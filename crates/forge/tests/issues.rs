@@ -1,4 +1,9 @@
 //! The `bd` command line, as agents use it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::many_single_char_names,
+    reason = "a test may panic, and its issues are a, b and c"
+)]
 
 use ostler_domain::{DependencyType, IssueStatus, IssueType, ProjectId, TenantId, Timestamp};
 use ostler_forge::issues::{Change, Graph, Invocation, Output, execute, export_jsonl, import_jsonl};

@@ -230,7 +230,7 @@ impl<'a> Call<'a> {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.git.program);
-        command.env_clear().process_group(0).kill_on_drop(true);
+        command.env_clear().process_group(0);
         for name in PASSED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -335,7 +335,7 @@ impl<'a> Call<'a> {
         let finished = tokio::time::timeout(self.timeout, work).await;
         let Ok(finished) = finished else {
             group.signal(Signal::SIGTERM);
-            // Whether it ends in the grace period or not, dropping the group kills what is left of it.
+            // Whether it ends in this time or not, dropping the group ends what is left of it.
             let _ = tokio::time::timeout(GRACE, child.wait()).await;
             return Err(ForgeError::GitTimedOut {
                 command: shown,

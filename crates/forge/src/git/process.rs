@@ -2,13 +2,15 @@
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// How long a process group may clean up (git removes its lock files on SIGTERM) before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(20);
 
-/// Kills the group when dropped while armed, so that a cancelled future leaves no process.
+/// Ends the group when dropped while armed, so that a cancelled future leaves no process. It gets the grace period,
+/// too: a git that is killed at once leaves lock files that stop every later call.
 pub(super) struct Group(Option<Pid>);
 
 impl Group {
@@ -30,7 +32,27 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        let Some(group) = self.0.filter(|group| killpg(*group, Signal::SIGTERM).is_ok()) else {
+            return;
+        };
+        // A thread, because the runtime may be shutting down. When none can be had, there is no grace.
+        let kill = move || {
+            let end = Instant::now() + GRACE;
+            while killpg(group, None).is_ok() {
+                if Instant::now() >= end {
+                    let _ = killpg(group, Signal::SIGKILL);
+                    break;
+                }
+                std::thread::sleep(POLL);
+            }
+        };
+        if std::thread::Builder::new()
+            .name("git-kill".to_owned())
+            .spawn(kill)
+            .is_err()
+        {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod clone;
 mod inspect;
 mod merge;
 mod publish;
+mod recover;
 mod references;
 mod remove;
 mod sync;
@@ -69,6 +70,9 @@ impl Default for ForgeOptions {
         }
     }
 }
+
+/// No git that Ostler runs holds a lock file for so long.
+const LOCK_AGE: Duration = Duration::from_secs(60);
 
 /// One mutex for changes, one for fetches: a fetch over a slow network must not hold up a worktree.
 #[derive(Debug, Default)]
@@ -206,13 +210,15 @@ impl Repositories {
         }
     }
 
-    /// Removes what operations of killed servers left unfinished; to be called at start. Safe beside other servers.
+    /// Removes what killed servers and machines that lost power left unfinished: directories of work in progress, and
+    /// git's lock files older than a minute. To be called at start; safe beside other servers. Gives the number of
+    /// things removed.
     ///
     /// # Errors
     /// A leftover cannot be removed.
     pub async fn sweep(&self) -> Result<usize> {
-        let scratch = self.shared.scratch();
-        blocking(move || scratch::sweep(&scratch)).await
+        let (scratch, root) = (self.shared.scratch(), self.shared.root.clone());
+        blocking(move || Ok(scratch::sweep(&scratch)? + recover::stale_locks(&root, LOCK_AGE)?)).await
     }
 }
 
