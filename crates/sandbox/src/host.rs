@@ -1,11 +1,47 @@
-//! What drivers with directories on this host share: reaching a socket that a sandbox made, and removing what it wrote.
-//! Both must not trust the sandbox: it may put a symbolic link where a socket or a directory is expected.
+//! What drivers with directories on this host share: which of them may be mounted, reaching a socket that a sandbox
+//! made, and removing what it wrote. None of it may trust the sandbox: it may put a symbolic link where a socket or a directory is expected.
 
+use ostler_domain::SandboxTemplate;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
+
+/// Targets of mounts that belong to every sandbox.
+const RESERVED: &[&str] = &[
+    "/proc",
+    "/dev",
+    "/sys",
+    "/run/ostler",
+    "/ostler",
+    "/etc/passwd",
+    "/etc/group",
+];
+
+/// Why a template's mounts cannot be had, one sentence each: they may neither cover what belongs to every sandbox nor show
+/// `state_dir`, where the driver keeps the sockets of all sandboxes.
+pub fn mount_refusals(template: &SandboxTemplate, state_dir: &Path) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for mount in &template.mounts {
+        let target = Path::new(&mount.target);
+        if target == Path::new("/") || RESERVED.iter().any(|r| target.starts_with(r)) {
+            reasons.push(format!(
+                "a mount on {}, which belongs to the sandbox itself",
+                mount.target
+            ));
+        }
+        // The real path: a symbolic link must not lead where the check does not look.
+        let source = std::fs::canonicalize(&mount.source).unwrap_or_else(|_| PathBuf::from(&mount.source));
+        if source.starts_with(state_dir) || state_dir.starts_with(&source) {
+            reasons.push(format!(
+                "a mount of {}, which would show the other sandboxes",
+                mount.source
+            ));
+        }
+    }
+    reasons
+}
 
 /// Connects to a unix socket whose path may be longer than the 108 bytes of a socket address.
 ///
@@ -86,5 +122,29 @@ mod tests {
         remove_tree(&tree).unwrap();
         assert!(!tree.exists() && keep.exists());
         remove_tree(&tree).unwrap();
+    }
+
+    #[test]
+    fn mounts_cannot_cover_the_sandbox_or_show_others() {
+        let state = tempfile::tempdir().unwrap();
+        let state_dir = std::fs::canonicalize(state.path()).unwrap().join("sandboxes");
+        std::fs::create_dir_all(state_dir.join("other")).unwrap();
+        let mut template = SandboxTemplate::new(ostler_domain::DriverKind::Process);
+        let mut refused = |source: &Path, target: &str| {
+            template.mounts = vec![ostler_domain::Mount {
+                source: source.display().to_string(),
+                target: target.to_owned(),
+                writable: false,
+            }];
+            mount_refusals(&template, &state_dir).len()
+        };
+        assert_eq!(refused(Path::new("/usr/share"), "/opt/share"), 0);
+        assert_eq!(refused(Path::new("/usr/share"), "/proc/sys"), 1);
+        assert_eq!(refused(Path::new("/usr/share"), "/"), 1);
+        assert_eq!(refused(&state_dir.join("other"), "/opt/share"), 1);
+        assert_eq!(refused(Path::new("/"), "/opt/share"), 1);
+        let link = state.path().join("link");
+        std::os::unix::fs::symlink(&state_dir, &link).unwrap();
+        assert_eq!(refused(&link, "/opt/share"), 1);
     }
 }

@@ -1,7 +1,9 @@
 //! The driver trait, the guest client, and the driver conformance suite.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod driver;
 mod host;
 
 pub use driver::*;
-pub use host::{connect_socket, remove_tree};
+pub use host::{connect_socket, mount_refusals, remove_tree};

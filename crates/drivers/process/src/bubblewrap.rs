@@ -53,17 +53,6 @@ const ETC: &[&str] = &[
     "timezone",
 ];
 
-/// Targets of mounts that belong to the driver.
-const RESERVED: &[&str] = &[
-    "/proc",
-    "/dev",
-    "/sys",
-    "/run/ostler",
-    "/ostler",
-    "/etc/passwd",
-    "/etc/group",
-];
-
 /// A bubblewrap that works here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bubblewrap {
@@ -105,29 +94,6 @@ pub(crate) fn environment(id: SandboxId, template: &SandboxTemplate, home: &str)
     env.extend(template.env.clone());
     env.insert(crate::plain::MARKER.to_owned(), id.to_string());
     env
-}
-
-/// Why a template's mounts cannot be had, one sentence each.
-pub(crate) fn mount_refusals(template: &SandboxTemplate, state_dir: &Path) -> Vec<String> {
-    let mut reasons = Vec::new();
-    for mount in &template.mounts {
-        let target = Path::new(&mount.target);
-        if target == Path::new("/") || RESERVED.iter().any(|r| target.starts_with(r)) {
-            reasons.push(format!(
-                "a mount on {}, which belongs to the sandbox itself",
-                mount.target
-            ));
-        }
-        // The real path: a symbolic link must not lead where the check does not look.
-        let source = std::fs::canonicalize(&mount.source).unwrap_or_else(|_| PathBuf::from(&mount.source));
-        if source.starts_with(state_dir) || state_dir.starts_with(&source) {
-            reasons.push(format!(
-                "a mount of {}, which would show the other sandboxes",
-                mount.source
-            ));
-        }
-    }
-    reasons
 }
 
 impl Bubblewrap {
@@ -318,37 +284,13 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ostler_domain::{DriverKind, Mount};
+    use ostler_domain::DriverKind;
 
     #[test]
     fn users_of_sandboxes_differ_and_stay_in_their_range() {
         let uids: std::collections::BTreeSet<u32> = (0..100).map(|_| sandbox_uid(SandboxId::new())).collect();
         assert!(uids.len() > 90, "only {} different", uids.len());
         assert!(uids.iter().all(|u| (FIRST_UID..FIRST_UID + 0x1_0000).contains(u)));
-    }
-
-    #[test]
-    fn mounts_cannot_cover_the_sandbox_or_show_others() {
-        let state = tempfile::tempdir().unwrap();
-        let state_dir = std::fs::canonicalize(state.path()).unwrap().join("sandboxes");
-        std::fs::create_dir_all(state_dir.join("other")).unwrap();
-        let mut template = SandboxTemplate::new(DriverKind::Process);
-        let mut refused = |source: &Path, target: &str| {
-            template.mounts = vec![Mount {
-                source: source.display().to_string(),
-                target: target.to_owned(),
-                writable: false,
-            }];
-            mount_refusals(&template, &state_dir).len()
-        };
-        assert_eq!(refused(Path::new("/usr/share"), "/opt/share"), 0);
-        assert_eq!(refused(Path::new("/usr/share"), "/proc/sys"), 1);
-        assert_eq!(refused(Path::new("/usr/share"), "/"), 1);
-        assert_eq!(refused(&state_dir.join("other"), "/opt/share"), 1);
-        assert_eq!(refused(Path::new("/"), "/opt/share"), 1);
-        let link = state.path().join("link");
-        std::os::unix::fs::symlink(&state_dir, &link).unwrap();
-        assert_eq!(refused(&link, "/opt/share"), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The driver.
 
-use crate::bubblewrap::{self, Bubblewrap};
+use crate::bubblewrap::Bubblewrap;
 use crate::cgroup::{Group, Host, Limits};
 use crate::layout::{Record, SandboxDir, Started};
 use crate::options::{Mode, ProcessOptions};
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
-    connect_socket, refusals,
+    connect_socket, mount_refusals, refusals,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -426,10 +426,7 @@ impl Driver for ProcessDriver {
             can.memory_limit = true;
         }
         let mut reasons = refusals(KIND, &can, template);
-        reasons.extend(bubblewrap::mount_refusals(
-            template,
-            &self.inner.options.state_dir,
-        ));
+        reasons.extend(mount_refusals(template, &self.inner.options.state_dir));
         if reasons.is_empty() {
             return Ok(());
         }
