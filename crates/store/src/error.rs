@@ -11,7 +11,7 @@ pub enum StoreError {
         /// Key of the row.
         key: String,
     },
-    /// A row with the same unique value is there already.
+    /// A row with the same unique value is there already. Of several such values, any one is named.
     #[error("{table} already has a row with this {columns}")]
     Duplicate {
         /// Table.

@@ -151,7 +151,11 @@ pub async fn duplicates_name_table_and_columns(store: Arc<dyn Store>) {
     let store = &*store;
     let tenant = samples::tenant();
     store.commit(vec![Change::insert(&tenant)]).await.unwrap();
-    assert_duplicate(store, Change::insert(&tenant), "tenants", "id").await;
+    let twin = d::Tenant {
+        name: "another name".into(),
+        ..tenant.clone()
+    };
+    assert_duplicate(store, Change::insert(&twin), "tenants", "id").await;
     let namesake = d::Tenant {
         id: d::TenantId::new(),
         ..tenant.clone()

@@ -1,0 +1,11 @@
+DROP TABLE events;
+DROP TABLE agent_sessions;
+DROP TABLE sandboxes;
+DROP TABLE pools;
+DROP TABLE issues;
+DROP TABLE merge_requests;
+DROP TABLE subtasks;
+DROP TABLE tasks;
+DROP TABLE projects;
+DROP TABLE api_tokens;
+DROP TABLE tenants;
