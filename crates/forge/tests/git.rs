@@ -273,7 +273,7 @@ async fn configuration_and_hooks_of_others_do_not_apply() {
 }
 
 #[tokio::test]
-async fn a_merge_that_is_killed_at_any_point_is_whole_or_absent() {
+async fn a_merge_that_is_cancelled_at_any_point_is_whole_or_absent() {
     let bench = Bench::new();
     let repository = bench.cloned().await;
     let subtask = ostler_domain::SubtaskId::new();

@@ -29,6 +29,9 @@ const CONFIGURATION: &[&str] = &[
     // Housekeeping runs when Ostler says so, never as a process left behind by a fetch.
     "gc.auto=0",
     "maintenance.auto=false",
+    // A call that was cancelled may still be putting its locks away when the next one comes.
+    "core.filesRefLockTimeout=5000",
+    "core.packedRefsTimeout=5000",
     "advice.detachedHead=false",
     "init.defaultBranch=main",
     "submodule.recurse=false",

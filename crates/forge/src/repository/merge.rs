@@ -135,10 +135,13 @@ impl Repository {
                 MergeStrategy::Squash => &[&onto],
             };
             let commit = self.commit_tree(&tree, parents, message).await?;
+            // The record counts only when its commit is on the target, so it does no harm if the merge is not made.
+            let mut record = Transaction::default();
+            record.force(&record_commit, &commit);
+            record.force(&record_head, &source);
+            self.update(record).await?;
             let mut transaction = Transaction::default();
             transaction.set(&target_ref, &commit, Some(&onto));
-            transaction.force(&record_head, &source);
-            transaction.force(&record_commit, &commit);
             if self.update(transaction).await? {
                 tracing::info!(source = source_branch, target, %commit, "merged");
                 return Ok(MergeOutcome::Merged { commit });

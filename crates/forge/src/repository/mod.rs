@@ -10,9 +10,10 @@
 //! - `refs/ostler/synced/<branch>`: the commit of origin that our branch was last brought to; tells commits of our own
 //!   from commits that origin took back.
 //! - `refs/ostler/merge-head/<branch>` and `refs/ostler/merge-commit/<branch>`: which head of a subtask's branch was
-//!   merged by which commit, written together with the merge, so that a merge repeated after a crash finds its result.
+//!   merged by which commit, written just before the merge, so that a merge repeated after a crash finds its result.
 //!
 //! Every change of a branch is one `update-ref` with the old value: whole or not at all, whenever Ostler is killed.
+//! Git does not promise that for several references at once, so no step relies on it.
 
 mod bundle;
 mod clone;
@@ -282,6 +283,14 @@ impl Repository {
 fn real_directory(path: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(path).doing("create", path)?;
     path.canonicalize().doing("look at", path)
+}
+
+/// Runs short work to its end, even if the caller is cancelled while it waits.
+async fn finished<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .map_err(std::io::Error::other)
+        .doing("finish work on", Path::new("references"))?
 }
 
 /// Runs file work off the async threads.

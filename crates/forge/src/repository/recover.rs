@@ -1,5 +1,6 @@
 //! Git's lock files that outlived their git: after a loss of power, every later call would be refused because of them.
 
+use super::{LOCK_AGE, Repository, blocking};
 use crate::error::{IoContext, Result};
 use crate::lock::FileLock;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,29 @@ use std::time::Duration;
 pub(super) fn stale_locks(root: &Path, age: Duration) -> Result<usize> {
     let mut removed = 0;
     for repository in clones(root)? {
-        let Some(_lock) = FileLock::try_acquire(&repository.with_extension("git.lock"))? else {
-            continue;
-        };
-        // Objects are not looked at: there are many, and they have no locks.
-        for part in ["refs", "worktrees", "."] {
-            removed += remove_locks(&repository.join(part), part != ".", age)?;
+        if let Some(_lock) = FileLock::try_acquire(&repository.with_extension("git.lock"))? {
+            removed += of_one(&repository, age)?;
         }
     }
     Ok(removed)
+}
+
+impl Repository {
+    /// The same for this clone alone.
+    pub(super) async fn remove_stale_locks(&self) -> Result<()> {
+        let _lock = self.lock().await?;
+        let path = self.path.clone();
+        blocking(move || of_one(&path, LOCK_AGE)).await?;
+        Ok(())
+    }
+}
+
+/// Objects are not looked at: there are many, and they have no locks.
+fn of_one(repository: &Path, age: Duration) -> Result<usize> {
+    let parts = [("refs", true), ("worktrees", true), (".", false)];
+    parts.into_iter().try_fold(0, |sum, (part, deep)| {
+        Ok(sum + remove_locks(&repository.join(part), deep, age)?)
+    })
 }
 
 /// Directories with a name in `.git` that are repositories; nothing is looked for within one.

@@ -1,6 +1,6 @@
 //! Reading and moving references.
 
-use super::Repository;
+use super::{Repository, finished};
 use crate::error::{ForgeError, Result};
 use crate::names::branch_ref;
 
@@ -85,14 +85,21 @@ impl Repository {
     }
 
     /// Carries out `transaction`; `false` when a reference was not where it was expected.
+    ///
+    /// Runs to its end even if the caller is cancelled: a git that is stopped between two references leaves one moved
+    /// and the lock of the other behind.
     pub(super) async fn update(&self, transaction: Transaction) -> Result<bool> {
-        let result = self
-            .git("update-ref")
-            .arg("--stdin")
-            .arg("-z")
-            .input(transaction.0)
-            .run()
-            .await;
+        let (git, path) = (self.shared.git.clone(), self.path.clone());
+        let result = finished(async move {
+            git.call("update-ref")
+                .git_dir(&path)
+                .arg("--stdin")
+                .arg("-z")
+                .input(transaction.0)
+                .run()
+                .await
+        })
+        .await;
         match result {
             Ok(_) => Ok(true),
             Err(ForgeError::GitFailed { stderr, .. })

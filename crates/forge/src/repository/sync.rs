@@ -40,6 +40,7 @@ impl Repository {
     pub async fn sync(&self, branch: &str, credential: Option<&Credential>) -> Result<SyncOutcome> {
         self.must_exist()?;
         let local = branch_ref(branch)?;
+        self.remove_stale_locks().await?;
         {
             let _one_fetch = self.locks.fetch.lock().await;
             self.with_retries(|| self.to_origin(fetch_all(self.git("fetch")), credential))
@@ -52,7 +53,6 @@ impl Repository {
             let ours = self.head_of(branch).await?;
             let last = self.resolve(&synced).await?;
             let mut transaction = Transaction::default();
-            transaction.force(&synced, &theirs);
             let outcome = match ours.as_deref() {
                 Some(ours) if ours == theirs || self.is_ancestor(&theirs, ours).await? => {
                     SyncOutcome::UpToDate
@@ -80,6 +80,8 @@ impl Repository {
                     }
                 }
             };
+            // After the branch: a sync that was cut off between the two only merges where it could have reset.
+            transaction.force(&synced, &theirs);
             if self.update(transaction).await? {
                 return Ok(outcome);
             }

@@ -3,7 +3,7 @@
 //! An agent may have written to a worktree, its `.git` file included. So git is never run *in* one: it is told the
 //! administrative directory in our repository and the directory of files apart, and reads no `.git` file.
 
-use super::{Repository, blocking};
+use super::{Repository, blocking, finished};
 use crate::error::{ForgeError, IoContext, Result};
 use crate::names::{branch_ref, check_branch};
 use crate::scratch::remove_tree;
@@ -115,16 +115,14 @@ impl Repository {
             .ok_or_else(|| ForgeError::NoWorktree {
                 path: path.to_owned(),
             })?;
-        let git = |subcommand| {
-            self.shared
-                .git
-                .call(subcommand)
-                .git_dir(&administration)
-                .work_tree(path)
-        };
-        git("reset").arg("--hard").arg("--quiet").run().await?;
-        git("clean").arg("-ffdxq").run().await?;
-        Ok(())
+        let (git, path) = (self.shared.git.clone(), path.to_owned());
+        finished(async move {
+            let call = |subcommand| git.call(subcommand).git_dir(&administration).work_tree(&path);
+            call("reset").arg("--hard").arg("--quiet").run().await?;
+            call("clean").arg("-ffdxq").run().await?;
+            Ok(())
+        })
+        .await
     }
 
     /// As [`Self::refresh_worktree`], for whichever worktree has `branch`.
