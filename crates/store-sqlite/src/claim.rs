@@ -91,17 +91,23 @@ pub(crate) fn claim(op: &mut Op<'_>, claim: &ClaimRuns) -> Result<Vec<Run>, Stor
 }
 
 fn start(op: &mut Op<'_>, claim: &ClaimRuns, chosen: &[i64]) -> Result<Vec<Run>, StoreError> {
-    let sql = format!(
-        "UPDATE runs SET status = 'running', attempt = attempt + 1, server_id = ?2, started_at = ?3 \
-         WHERE seq = ?1 RETURNING {RUN}"
-    );
-    let mut statement = op.connection.prepare_cached(&sql).map_err(translate)?;
+    let connection = op.connection;
+    // Two statements: `RETURNING` collects its rows in a temporary table, which costs more than the second look-up.
+    let mut take = connection
+        .prepare_cached(
+            "UPDATE runs SET status = 'running', attempt = attempt + 1, server_id = ?2, started_at = ?3 \
+             WHERE seq = ?1",
+        )
+        .map_err(translate)?;
+    let mut read = connection
+        .prepare_cached(&format!("SELECT {RUN} FROM runs WHERE seq = ?1"))
+        .map_err(translate)?;
     let server = claim.server_id.to_string();
     let mut started = Vec::with_capacity(chosen.len());
     for seq in chosen {
-        started.extend(collect(&mut statement, (seq, &server, claim.now.0), run)?);
+        take.execute((seq, &server, claim.now.0)).map_err(translate)?;
+        started.extend(collect(&mut read, [seq], run)?);
     }
-    drop(statement);
     for run in &started {
         op.count(run.submitted.tenant_id, RunStatus::Queued, -1);
         op.count(run.submitted.tenant_id, RunStatus::Running, 1);

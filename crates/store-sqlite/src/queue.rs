@@ -88,29 +88,31 @@ pub(crate) fn finish(op: &mut Op<'_>, ends: &[FinishRun]) -> Result<Vec<bool>, S
         });
     }
     let connection = op.connection;
-    let mut statement = connection
+    // Two statements for the reason given at the claim.
+    let mut find = connection
         .prepare_cached(
-            "UPDATE runs SET status = ?3, finished_at = ?4, outcome = ?5 \
-             WHERE id = ?1 AND attempt = ?2 AND status = 'running' RETURNING tenant_id",
+            "SELECT tenant_id, seq FROM runs WHERE id = ?1 AND attempt = ?2 AND status = 'running'",
         )
+        .map_err(translate)?;
+    let mut change = connection
+        .prepare_cached("UPDATE runs SET status = ?2, finished_at = ?3, outcome = ?4 WHERE seq = ?1")
         .map_err(translate)?;
     let mut done = Vec::with_capacity(ends.len());
     for end in ends {
-        let outcome = bind(json_to_value(&end.outcome));
-        let parameters = params![
-            end.id.to_string(),
-            end.attempt,
-            end.status.as_str(),
-            end.at.0,
-            outcome
-        ];
-        let tenant = crate::rows::collect(&mut statement, parameters, crate::rows::first)?.pop();
-        if let Some(tenant) = tenant {
+        let found = crate::rows::collect(&mut find, (end.id.to_string(), end.attempt), |row| {
+            let seq: i64 = row.get(1).map_err(translate)?;
+            Ok((crate::rows::first(row)?, seq))
+        })?;
+        done.push(!found.is_empty());
+        for (tenant, seq) in found {
+            let outcome = bind(json_to_value(&end.outcome));
+            change
+                .execute(params![seq, end.status.as_str(), end.at.0, outcome])
+                .map_err(translate)?;
             op.count(tenant, RunStatus::Running, -1);
             op.count(tenant, end.status, 1);
             op.hint(Hint::RunsFinished);
         }
-        done.push(tenant.is_some());
     }
     Ok(done)
 }
