@@ -1,19 +1,25 @@
 //! Lost races: read again and decide again.
 
-use crate::{ControlError, Result};
-use ostler_store::StoreError;
-
 /// How often a use case that lost a race starts again. Races are between a person and a reconciler, so that more than
 /// two in a row are a sign of something else.
-const TRIES: u32 = 8;
+pub(crate) const TRIES: u32 = 8;
 
-/// Runs `attempt` again as long as it loses races.
-pub(crate) async fn retry_on_conflict<T>(mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    for _ in 1..TRIES {
-        match attempt().await {
-            Err(ControlError::Store(StoreError::Conflict { .. })) => tokio::task::yield_now().await,
-            other => return other,
+/// Runs a block of an async function again as long as it ends with a lost race. A macro, because the futures of an async
+/// closure cannot be shown to be `Send`.
+macro_rules! retry_on_conflict {
+    ($body:block) => {{
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match async { $body }.await {
+                Err($crate::ControlError::Store(ostler_store::StoreError::Conflict { .. }))
+                    if tries < $crate::conflict::TRIES =>
+                {
+                    tokio::task::yield_now().await;
+                }
+                other => break other,
+            }
         }
-    }
-    attempt().await
+    }};
 }
+pub(crate) use retry_on_conflict;

@@ -1,13 +1,16 @@
 //! What all use cases share.
 
-use crate::{ControlError, Result, WorkSettings};
+use crate::{ControlError, LogStore, Result, WorkSettings};
 use ostler_agents::{Kinds, Prompts};
 use ostler_domain::{
-    Clock, MergeRequest, Project, ProjectId, Subtask, SubtaskId, Task, TaskId, TenantId, Timestamp,
+    Clock, DriverKind, MergeRequest, Project, ProjectId, ServerId, Subtask, SubtaskId, Task, TaskId,
+    TenantId, Timestamp,
 };
 use ostler_forge::Repositories;
+use ostler_sandbox::Driver;
 use ostler_store::{Change, Column, NewEvent, Record, Store, StoreExt};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a [`Control`] is made of.
@@ -24,6 +27,12 @@ pub struct Parts {
     pub prompts: Prompts,
     /// Intervals and limits.
     pub work: WorkSettings,
+    /// The drivers that this server has.
+    pub drivers: BTreeMap<DriverKind, Arc<dyn Driver>>,
+    /// Run logs.
+    pub logs: LogStore,
+    /// This server.
+    pub server_id: ServerId,
 }
 
 /// The use cases; cheap to clone.

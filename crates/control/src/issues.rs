@@ -112,7 +112,7 @@ impl Control {
         epics_close_freely: bool,
         call: &ToolCall,
     ) -> Result<ToolReply> {
-        retry_on_conflict(async || {
+        retry_on_conflict!({
             let all: Vec<Issue> = self
                 .parts
                 .store
@@ -145,6 +145,5 @@ impl Control {
             }
             Ok(output.into())
         })
-        .await
     }
 }

@@ -22,6 +22,10 @@ impl Control {
     pub async fn add_project(&self, caller: &Caller, source: &str, name: Option<&str>) -> Result<Project> {
         caller.require(Permission::ProjectsWrite)?;
         let source = self.parts.repositories.parse_source(source).await?;
+        if source.local_path().is_some() {
+            // A path of this machine may hold what belongs to others.
+            caller.require(Permission::Admin)?;
+        }
         let name = match name {
             None => slug(&source.name(), 60),
             Some(name) => name.trim().to_owned(),

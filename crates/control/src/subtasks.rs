@@ -74,7 +74,7 @@ impl Control {
 
     /// Notes that a completed subtask was merged outside Ostler.
     pub async fn mark_merged(&self, caller: &Caller, id: SubtaskId) -> Result<Subtask> {
-        retry_on_conflict(async || {
+        retry_on_conflict!({
             let subtask = self.subtask_of(caller.tenant_id, id).await?;
             caller.require(Permission::ProjectsWrite)?;
             let request = completed(&subtask)?;
@@ -83,19 +83,17 @@ impl Control {
             request.closed_at = Some(self.now());
             self.conclude(subtask, request).await
         })
-        .await
     }
 
     /// Moves a subtask on the board.
     pub async fn position_subtask(&self, caller: &Caller, id: SubtaskId, position: i64) -> Result<Subtask> {
-        retry_on_conflict(async || {
+        retry_on_conflict!({
             let mut subtask = self.subtask_of(caller.tenant_id, id).await?;
             caller.require(Permission::ProjectsWrite)?;
             subtask.position = position;
             self.commit(self.subtask_changes(&mut subtask).to_vec()).await?;
             Ok(subtask)
         })
-        .await
     }
 
     /// Ends the run of a subtask; it is then blocked by failure. Nothing to end is no error.

@@ -106,7 +106,7 @@ impl Control {
 
     /// Plans a task again whose planning has failed, with a new count of attempts.
     pub async fn retry_planning(&self, caller: &Caller, id: TaskId) -> Result<Task> {
-        let task = retry_on_conflict(async || {
+        let task = retry_on_conflict!({
             let mut task = self.task_of(caller.tenant_id, id).await?;
             caller.require(Permission::ProjectsWrite)?;
             task.status = task.status.to(TaskStatus::Planning)?;
@@ -125,8 +125,7 @@ impl Control {
             changes.extend(reopened);
             self.commit(changes).await?;
             Ok(task)
-        })
-        .await?;
+        })?;
         self.settle_task(id).await?;
         Ok(self.parts.store.get(id).await?.unwrap_or(task))
     }

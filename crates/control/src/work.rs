@@ -16,6 +16,7 @@ use ostler_domain::{
 };
 use ostler_forge::project_file::{FILE_NAME, ProjectFile};
 use ostler_store::{AgentSession, Filter, StoreExt};
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Largest `ostler.toml`-derived or check-derived text that goes into a prompt.
@@ -57,16 +58,17 @@ impl Control {
 
     /// Does the next step of a task, if there is one to do.
     pub async fn settle_task(&self, id: TaskId) -> Result<()> {
-        retry_on_conflict(async || match self.parts.store.get::<Task, _>(id).await? {
-            Some(task) if task.status == TaskStatus::Planning => self.settle_planning(task).await,
-            _ => Ok(()),
+        retry_on_conflict!({
+            match self.parts.store.get::<Task, _>(id).await? {
+                Some(task) if task.status == TaskStatus::Planning => self.settle_planning(task).await,
+                _ => Ok(()),
+            }
         })
-        .await
     }
 
     /// Does the next steps of a subtask, as far as there are any to do.
     pub async fn settle_subtask(&self, id: SubtaskId) -> Result<()> {
-        retry_on_conflict(async || {
+        retry_on_conflict!({
             let Some(subtask) = self.parts.store.get::<Subtask, _>(id).await? else {
                 return Ok(());
             };
@@ -81,7 +83,11 @@ impl Control {
                 _ => Ok(()),
             }
         })
-        .await
+    }
+
+    /// [`Self::settle_subtask`] for the steps that it leads to itself.
+    fn settle_next(&self, id: SubtaskId) -> Pin<Box<dyn Future<Output = Result<()>> + Send + '_>> {
+        Box::pin(self.settle_subtask(id))
     }
 
     /// The checks that a branch's `ostler.toml` names.

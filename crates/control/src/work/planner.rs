@@ -167,7 +167,7 @@ impl Control {
         if task.auto {
             for id in ids.values() {
                 // What fails here is tried again by the next round, and the subtask shows why.
-                if let Err(error) = Box::pin(self.settle_subtask(*id)).await {
+                if let Err(error) = self.settle_next(*id).await {
                     tracing::warn!(%error, subtask.id = %id, "a subtask could not start; it is tried again");
                 }
             }

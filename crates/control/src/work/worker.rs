@@ -205,7 +205,7 @@ impl Control {
         subtask.error = None;
         changes.extend(self.subtask_changes(&mut subtask));
         self.commit(changes).await?;
-        Box::pin(self.settle_subtask(subtask.id)).await
+        self.settle_next(subtask.id).await
     }
 
     /// Merges a completed subtask by itself, but never what was not checked on top of the present target.
@@ -299,7 +299,7 @@ impl Control {
         subtask.version += 1;
         self.after_merge(&project, &subtask).await;
         for id in unblocked {
-            if let Err(error) = Box::pin(self.settle_subtask(id)).await {
+            if let Err(error) = self.settle_next(id).await {
                 tracing::warn!(%error, subtask.id = %id, "a subtask could not start; it is tried again");
             }
         }

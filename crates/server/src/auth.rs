@@ -1,0 +1,54 @@
+//! Who asks.
+
+use crate::ServerState;
+use crate::error::ApiError;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use ostler_contracts::ErrorCode;
+use ostler_control::Caller;
+
+/// The caller of a handler that needs one.
+pub(crate) struct Auth(pub(crate) Caller);
+
+impl FromRequestParts<ServerState> for Auth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ServerState) -> Result<Self, ApiError> {
+        match parts.headers.get(AUTHORIZATION) {
+            None if state.development => Ok(Self(Caller::administrator())),
+            None => Err(ApiError::new(
+                ErrorCode::Unauthorized,
+                "a token is needed: send `Authorization: Bearer <token>`; `ostler token create` makes one",
+            )),
+            Some(value) => {
+                let secret = value
+                    .to_str()
+                    .ok()
+                    .and_then(|value| value.strip_prefix("Bearer "));
+                let secret = secret.ok_or_else(|| {
+                    ApiError::new(
+                        ErrorCode::Unauthorized,
+                        "the Authorization header must be `Bearer <token>`",
+                    )
+                })?;
+                Ok(Self(state.control.authenticate(secret.trim()).await?))
+            }
+        }
+    }
+}
+
+impl OptionalFromRequestParts<ServerState> for Auth {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &ServerState,
+    ) -> Result<Option<Self>, Self::Rejection> {
+        Ok(
+            <Self as FromRequestParts<ServerState>>::from_request_parts(parts, state)
+                .await
+                .ok(),
+        )
+    }
+}

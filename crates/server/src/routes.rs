@@ -1,0 +1,96 @@
+//! All paths.
+
+mod access;
+mod events;
+mod merge_requests;
+mod projects;
+mod runs;
+mod subtasks;
+mod system;
+mod tasks;
+
+use crate::{ServerState, limits};
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Ostler", description = "Self-hosted orchestrator for coding agents."),
+    security(("token" = [])),
+    components(schemas(ostler_contracts::ErrorBody))
+)]
+struct Document;
+
+fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
+    let large = DefaultBodyLimit::max(text_limit);
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(projects::create, projects::list))
+        .routes(routes!(projects::get, projects::remove))
+        .routes(routes!(projects::cleanup))
+        .routes(routes!(projects::issues))
+        .routes(routes!(tasks::create, tasks::list).layer(large))
+        .routes(routes!(tasks::get, tasks::remove))
+        .routes(routes!(tasks::retry_planning))
+        .routes(routes!(tasks::subtasks))
+        .routes(routes!(subtasks::get))
+        .routes(routes!(subtasks::start))
+        .routes(routes!(subtasks::retry))
+        .routes(routes!(subtasks::merge))
+        .routes(routes!(subtasks::mark_merged))
+        .routes(routes!(subtasks::kill))
+        .routes(routes!(subtasks::position))
+        .routes(routes!(subtasks::diff))
+        .routes(routes!(subtasks::runs))
+        .routes(routes!(merge_requests::list))
+        .routes(routes!(merge_requests::get))
+        .routes(routes!(merge_requests::diff))
+        .routes(routes!(merge_requests::close))
+        .routes(routes!(runs::submit, runs::list).layer(large))
+        .routes(routes!(runs::get))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(runs::explain))
+        .routes(routes!(runs::logs))
+        .routes(routes!(events::follow))
+        .routes(routes!(access::me))
+        .routes(routes!(access::create_token, access::tokens))
+        .routes(routes!(access::revoke_token))
+        .routes(routes!(system::health))
+        .routes(routes!(system::kinds))
+}
+
+/// The OpenAPI document of the whole interface; the same for the same program.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let (_, mut document) = OpenApiRouter::new().nest("/api/v1", api(0)).split_for_parts();
+    // `nest` keeps only paths and schemas of the inner document.
+    let base = Document::openapi();
+    document.info = base.info;
+    document.security = base.security;
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    document
+}
+
+/// The whole service.
+pub fn router(state: ServerState) -> Router {
+    let (api, _) = api(state.settings.text_body_limit).split_for_parts();
+    let document = openapi();
+    let small = DefaultBodyLimit::max(state.settings.body_limit);
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
+        .route("/health", get(system::health))
+        .route("/", get(system::documentation))
+        .fallback(limits::no_such_path)
+        .method_not_allowed_fallback(limits::no_such_method)
+        .layer(small)
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            limits::every_request,
+        ))
+        .with_state(state)
+}

@@ -1,0 +1,59 @@
+//! The server itself.
+
+use crate::ServerState;
+use crate::auth::Auth;
+use crate::error::ApiResult;
+use axum::Json;
+use axum::extract::State;
+use axum::response::Html;
+use ostler_contracts::{ErrorBody, Health, KindView};
+
+/// Whether the server can do its work. Needs no token; counters of runs are shown to those who have one.
+#[utoipa::path(get, path = "/health", tag = "system", security(()),
+    responses((status = 200, description = "Done", body = Health))
+)]
+pub(super) async fn health(State(state): State<ServerState>, caller: Option<Auth>) -> Json<Health> {
+    let database = state.control.store().last_event().await.is_ok();
+    let runs = match caller {
+        Some(Auth(caller)) => state.control.store().counters(Some(caller.tenant_id)).await.ok(),
+        None => None,
+    };
+    Json(Health {
+        status: if database { "ok" } else { "degraded" }.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: state.started.elapsed().as_secs(),
+        database,
+        accepting_runs: state.accepting(),
+        runs: runs.map(|runs| {
+            runs.into_iter()
+                .map(|(status, count)| (status.to_string(), count))
+                .collect()
+        }),
+    })
+}
+
+/// The agent kinds.
+#[utoipa::path(get, path = "/kinds", tag = "system",
+    responses(
+        (status = 200, description = "Done", body = Vec<KindView>),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+    )
+)]
+pub(super) async fn kinds(
+    State(state): State<ServerState>,
+    Auth(_caller): Auth,
+) -> ApiResult<Json<Vec<KindView>>> {
+    let kinds = state.kinds.iter().map(|kind| KindView {
+        name: kind.name().to_owned(),
+        title: kind.title().to_owned(),
+        instruction_file: kind.instruction_file().unwrap_or_default().to_owned(),
+        install: kind.install_hint().to_owned(),
+        default: kind.name() == state.default_kind,
+    });
+    Ok(Json(kinds.collect()))
+}
+
+/// The interface for people: made in the browser from the OpenAPI document, with nothing from elsewhere.
+pub(super) async fn documentation() -> Html<&'static str> {
+    Html(include_str!("../documentation.html"))
+}

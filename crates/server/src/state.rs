@@ -1,0 +1,75 @@
+//! What handlers share.
+
+use ostler_agents::Kinds;
+use ostler_control::{Control, LogStore};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Limits of the HTTP face.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Bytes of a request body, for calls that carry no text of people.
+    pub body_limit: usize,
+    /// Bytes of a request body with a description or a command.
+    pub text_body_limit: usize,
+    /// Seconds that a request may take; streams are exempt.
+    pub request_timeout_seconds: u64,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            body_limit: 10 * 1024,
+            text_body_limit: 1024 * 1024,
+            request_timeout_seconds: 60,
+        }
+    }
+}
+
+/// What handlers share; cheap to clone.
+#[derive(Clone)]
+pub struct ServerState {
+    pub(crate) control: Control,
+    pub(crate) logs: LogStore,
+    pub(crate) kinds: Kinds,
+    pub(crate) default_kind: String,
+    pub(crate) settings: ServerSettings,
+    pub(crate) development: bool,
+    pub(crate) started: Instant,
+    accepting: Arc<AtomicBool>,
+}
+
+impl ServerState {
+    /// `development` signs everybody in as administrator: only for loopback, which the caller makes sure of.
+    pub fn new(
+        control: Control,
+        logs: LogStore,
+        kinds: Kinds,
+        default_kind: String,
+        settings: ServerSettings,
+        development: bool,
+    ) -> Self {
+        Self {
+            control,
+            logs,
+            kinds,
+            default_kind,
+            settings,
+            development,
+            started: Instant::now(),
+            accepting: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// From now on health says that no new runs are started.
+    pub fn stop_accepting(&self) {
+        self.accepting.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accepting(&self) -> bool {
+        self.accepting.load(Ordering::Relaxed)
+    }
+}
