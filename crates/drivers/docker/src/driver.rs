@@ -136,7 +136,7 @@ fn capabilities(info: &SystemInfo, bridge: bool) -> Capabilities {
 }
 
 impl Inner {
-    fn dir(&self, id: SandboxId) -> PathBuf {
+    pub(crate) fn dir(&self, id: SandboxId) -> PathBuf {
         self.options.state_dir.join(id.to_string())
     }
 
@@ -250,6 +250,7 @@ impl Inner {
             )
         })?;
         lock(&self.turns).remove(&id);
+        lock(&self.quiet).remove(&id);
         Ok(())
     }
 

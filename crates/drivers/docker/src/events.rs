@@ -69,8 +69,10 @@ async fn told(inner: &Arc<Inner>, event: &EventMessage) {
     let code = attribute("exitCode").and_then(|c| c.parse().ok());
     // The event does not tell of memory; the container, if it is still there, does.
     let out_of_memory = match inner.inspect(id).await {
-        Ok(found) => found.and_then(|c| c.state?.oom_killed).unwrap_or(false),
-        Err(_) => false,
+        Ok(Some(found)) => found.state.and_then(|s| s.oom_killed).unwrap_or(false),
+        // An old event of a sandbox that has been removed since.
+        Ok(None) if !inner.dir(id).exists() => return,
+        Ok(None) | Err(_) => false,
     };
     if inner.announce(id) {
         let exit = container::exit(code, out_of_memory);

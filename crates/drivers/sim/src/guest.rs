@@ -50,10 +50,15 @@ impl SimGuest {
     pub(crate) fn new(
         id: SandboxId,
         control: SimControl,
-        env: BTreeMap<String, String>,
+        template_env: BTreeMap<String, String>,
         paused: watch::Receiver<bool>,
         end: CancellationToken,
     ) -> Self {
+        let mut env: BTreeMap<String, String> = [("PATH", "/usr/bin"), ("HOME", "/home/agent")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        env.extend(template_env);
+        env.insert("OSTLER_SANDBOX".into(), id.to_string());
         Self(Arc::new(Inner {
             id,
             control,

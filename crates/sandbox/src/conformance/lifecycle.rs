@@ -79,7 +79,9 @@ pub async fn the_environment_of_the_server_stays_outside(subject: &dyn Subject) 
         "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PWD", "SHLVL", "TERM", "_",
     ];
     let mut sandbox = Started::new(subject).await;
-    let env = sandbox.guest.run(&["env"]).await.stdout;
+    let env = sandbox.guest.run(&["env"]).await;
+    assert!(env.exited.code == 0 && env.stdout.contains("PATH="), "{env:?}");
+    let env = env.stdout;
     let foreign: Vec<_> = std::env::vars()
         .filter(|(name, _)| !COMMON.contains(&name.as_str()))
         .filter(|(name, value)| env.lines().any(|l| l == format!("{name}={value}")))
