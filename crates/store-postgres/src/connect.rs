@@ -70,10 +70,22 @@ impl std::fmt::Debug for Inner {
     }
 }
 
+/// A name as an SQL identifier, whatever is in it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 fn connect_options(url: &str, options: &Options) -> Result<PgConnectOptions, StoreError> {
-    let parsed = PgConnectOptions::from_str(url).map_err(|e| StoreError::Unavailable {
-        message: format!("this is not the address of a PostgreSQL database: {e}"),
-    })?;
+    let not_an_address = |why: String| StoreError::Unavailable {
+        message: format!("this is not the address of a PostgreSQL database: {why}"),
+    };
+    if !["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+    {
+        return Err(not_an_address("it must begin with postgres://".into()));
+    }
+    let parsed = PgConnectOptions::from_str(url).map_err(|e| not_an_address(e.to_string()))?;
     let mut settings = vec![
         (
             "statement_timeout",
@@ -82,6 +94,7 @@ fn connect_options(url: &str, options: &Options) -> Result<PgConnectOptions, Sto
         // A server that went away in the middle of a transaction must not hold its locks.
         ("idle_in_transaction_session_timeout", "60000".into()),
         ("tcp_keepalives_idle", "30".into()),
+        ("client_min_messages", "warning".into()),
         // All statements are short and go by index. Planning them anew each time, or from statistics of a moment when
         // the queue was empty, is what makes them slow.
         ("plan_cache_mode", "force_generic_plan".into()),
@@ -91,7 +104,7 @@ fn connect_options(url: &str, options: &Options) -> Result<PgConnectOptions, Sto
         ("enable_seqscan", "off".into()),
     ];
     if let Some(schema) = &options.schema {
-        settings.push(("search_path", schema.clone()));
+        settings.push(("search_path", quoted(schema)));
     }
     Ok(parsed
         .application_name(&options.application_name)
@@ -131,10 +144,12 @@ impl PostgresStore {
                 .fetch_one(&mut first)
                 .await?;
             if let Some(schema) = &options.schema {
-                let quoted = schema.replace('"', "\"\"");
-                sqlx::query(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS \"{quoted}\"")))
-                    .execute(&mut first)
-                    .await?;
+                // One simple query is one transaction. Two servers that make it at once would both fail at times.
+                let sql = format!(
+                    "SELECT pg_advisory_xact_lock(hashtext('ostler migrations')); CREATE SCHEMA IF NOT EXISTS {}",
+                    quoted(schema)
+                );
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut first).await?;
             }
             let schema: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
                 .fetch_one(&mut first)
