@@ -50,6 +50,9 @@ pub(crate) struct Inner {
     turns: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// The right to work on one sandbox.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
 /// The guest's arguments, given where its sockets and its workspace are.
 pub(crate) fn guest_arguments(run: &str, workspace: &str) -> Vec<String> {
     ["--run", run, "--workspace", workspace]
@@ -167,10 +170,8 @@ impl Inner {
         }
     }
 
-    async fn start(self: Arc<Self>, spec: SandboxSpec) -> Result<String, DriverError> {
+    async fn start(self: Arc<Self>, spec: SandboxSpec, _turn: Turn) -> Result<String, DriverError> {
         let id = spec.id;
-        let turn = self.turn(id);
-        let _turn = turn.lock().await;
         let dir = self.dir(id);
         // Before this succeeds nothing is ours to clean up: the sandbox may exist.
         make_dir(&dir).map_err(|e| failed("start", id, format!("its directory {}: {e}", dir.display())))?;
@@ -392,8 +393,10 @@ impl Driver for DockerDriver {
 
     async fn start(&self, spec: &SandboxSpec) -> Result<String, DriverError> {
         self.check(&spec.template)?;
-        // A task of its own: a caller that gives up must not leave half a sandbox.
-        tokio::spawn(self.inner.clone().start(spec.clone()))
+        let turn = self.inner.turn(spec.id).lock_owned().await;
+        // A task of its own: a caller that gives up must not leave half a sandbox. It has its turn from the beginning, so
+        // that a removal that follows waits for it.
+        tokio::spawn(self.inner.clone().start(spec.clone(), turn))
             .await
             .unwrap_or_else(|e| Err(failed("start", spec.id, e)))
     }

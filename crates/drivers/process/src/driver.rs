@@ -48,10 +48,13 @@ struct Inner {
     entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
 }
 
+/// The right to work on one sandbox.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
 /// What this process holds of one sandbox: no two operations on it at a time, and the task that waits for its end.
 #[derive(Debug, Default)]
 struct Entry {
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     watch: Mutex<Option<AbortHandle>>,
 }
 
@@ -192,10 +195,8 @@ impl Inner {
         ids.into_iter().collect()
     }
 
-    async fn start(self: Arc<Self>, spec: SandboxSpec) -> Result<String, DriverError> {
+    async fn start(self: Arc<Self>, spec: SandboxSpec, _turn: Turn) -> Result<String, DriverError> {
         let id = spec.id;
-        let entry = self.entry(id);
-        let _turn = entry.turn.lock().await;
         let dir = self.dir(id);
         // Before this succeeds nothing is ours to clean up: the sandbox may exist.
         dir.create().map_err(|e| {
@@ -359,8 +360,10 @@ impl Driver for ProcessDriver {
 
     async fn start(&self, spec: &SandboxSpec) -> Result<String, DriverError> {
         self.check(&spec.template)?;
-        // A task of its own: a caller that gives up must not leave half a sandbox.
-        tokio::spawn(self.inner.clone().start(spec.clone()))
+        let turn = self.inner.entry(spec.id).turn.clone().lock_owned().await;
+        // A task of its own: a caller that gives up must not leave half a sandbox. It has its turn from the beginning, so
+        // that a removal that follows waits for it.
+        tokio::spawn(self.inner.clone().start(spec.clone(), turn))
             .await
             .unwrap_or_else(|e| Err(Inner::failed("start", spec.id, e)))
     }

@@ -121,6 +121,8 @@ fn spawn(mut command: Command, dir: &SandboxDir, group: &Group, passed: Vec<RawF
             (&mut &*procs).write_all(b"0")?;
         }
         nix::unistd::setsid()?;
+        // Where no namespace holds them, orphans stay below the guest and can be found there.
+        nix::sys::prctl::set_child_subreaper(true)?;
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
         // The session keyring may hold the server's secrets and would be inherited; a new, empty one is joined.
         // SAFETY: the arguments are an integer and a null name; kernels without keyrings answer with an error.

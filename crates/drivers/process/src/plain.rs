@@ -19,8 +19,13 @@ pub(crate) fn is_marked(pid: i32, id: SandboxId) -> bool {
 
 /// Every living process that has the marker or descends from one that has it.
 pub(crate) fn processes(id: SandboxId) -> Vec<Identity> {
+    processes_and(id, &[])
+}
+
+/// The same, with those already known and their descendants.
+fn processes_and(id: SandboxId, known: &[Identity]) -> Vec<Identity> {
     let mut parents = BTreeMap::new();
-    let mut found = BTreeSet::new();
+    let mut found: BTreeSet<i32> = known.iter().filter(|p| p.alive()).map(|p| p.pid).collect();
     for entry in std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -58,17 +63,18 @@ pub(crate) fn processes(id: SandboxId) -> Vec<Identity> {
         .collect()
 }
 
-/// Kills them all; those still alive after `limit` are returned. Blocks.
+/// Kills them all, and those already known as `strays`; those still alive after `limit` are returned. Blocks.
 ///
 /// All are stopped before any is killed: the death of a parent would cut the descent of children that cleared their
 /// environment.
-pub(crate) fn kill_all(id: SandboxId, limit: Duration) -> Vec<Identity> {
+pub(crate) fn kill_all(id: SandboxId, strays: &mut Vec<Identity>, limit: Duration) -> Vec<Identity> {
     let end = Instant::now() + limit;
     loop {
         let mut stopped = BTreeSet::new();
         loop {
-            let new: Vec<Identity> = processes(id)
-                .into_iter()
+            *strays = processes_and(id, strays);
+            let new: Vec<&Identity> = strays
+                .iter()
                 .filter(|p| stopped.insert((p.pid, p.start)))
                 .collect();
             if new.is_empty() || Instant::now() > end {
@@ -78,10 +84,10 @@ pub(crate) fn kill_all(id: SandboxId, limit: Duration) -> Vec<Identity> {
                 let _gone_is_fine = process.signal(Signal::SIGSTOP);
             }
         }
-        for (pid, start) in stopped {
-            let _gone_is_fine = Identity { pid, start }.signal(Signal::SIGKILL);
+        for process in strays.iter() {
+            let _gone_is_fine = process.signal(Signal::SIGKILL);
         }
-        let left = processes(id);
+        let left = processes_and(id, strays);
         if left.is_empty() || Instant::now() > end {
             return left;
         }
@@ -113,7 +119,7 @@ mod tests {
             assert!(Instant::now() < end, "{all:?}");
             std::thread::sleep(Duration::from_millis(5));
         };
-        assert!(kill_all(id, Duration::from_secs(5)).is_empty());
+        assert!(kill_all(id, &mut Vec::new(), Duration::from_secs(5)).is_empty());
         assert!(!cleared[0].alive());
         child.wait().unwrap();
     }

@@ -23,6 +23,13 @@ pub(crate) async fn teardown(host: &Host, dir: &SandboxDir, id: SandboxId, grace
     }
     let group = Group::new(dirs);
     let started = dir.started(id);
+    let in_namespace = record.is_some_and(|r| r.namespaces) && started.is_some();
+    // The end of the guest cuts the descent of its orphans, so they are looked for before.
+    let mut strays = if in_namespace {
+        Vec::new()
+    } else {
+        crate::plain::processes(id)
+    };
 
     if let Some(started) = started.as_ref().filter(|s| s.guest.alive() && !grace.is_zero()) {
         // A frozen process could not obey. Without a freezer nothing is frozen.
@@ -37,7 +44,6 @@ pub(crate) async fn teardown(host: &Host, dir: &SandboxDir, id: SandboxId, grace
     }
 
     let known: Vec<_> = started.iter().flat_map(|s| [s.guest, s.monitor]).collect();
-    let in_namespace = record.is_some_and(|r| r.namespaces) && started.is_some();
     let path = dir.path().to_owned();
     let work = tokio::task::spawn_blocking(move || {
         let mut failures = Vec::new();
@@ -66,7 +72,7 @@ pub(crate) async fn teardown(host: &Host, dir: &SandboxDir, id: SandboxId, grace
             std::thread::sleep(Duration::from_millis(1));
         }
         if !in_namespace {
-            let left = crate::plain::kill_all(id, DEATH_LIMIT);
+            let left = crate::plain::kill_all(id, &mut strays, DEATH_LIMIT);
             if !left.is_empty() {
                 note(
                     "killing",
