@@ -1,1 +1,15 @@
 //! The gRPC protocol between Ostler and the program inside a sandbox.
+//!
+//! Everything here is generated from `proto/guest.proto`, which also holds the documentation. The file is append-only;
+//! the test `published` fails when something that has been published is changed.
+
+/// Newest generation of the protocol in this build, told by `Health`.
+pub const GENERATION: u32 = 1;
+
+/// Generation 1.
+#[expect(missing_docs, reason = "generated; the documentation is in the protocol file")]
+#[expect(clippy::pedantic, reason = "generated")]
+#[allow(unreachable_pub, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("ostler.guest.v1");
+}

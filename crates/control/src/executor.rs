@@ -1,0 +1,579 @@
+//! The executor: takes runs from the queue, gives each a sandbox, and sees it to its one end.
+//!
+//! One loop claims as many runs as there are free slots, whenever the store hints at new ones, a slot becomes free, or a
+//! delayed run comes due. Each claimed run is a task of its own. What it does is fenced on (run, attempt): if another
+//! server took the run over meanwhile, nothing that this one writes has an effect.
+
+use crate::guest::{Guest, GuestError};
+use crate::sandboxes::Holder;
+use crate::{Control, ControlError, LogStream, LogWriter, Result};
+use ostler_domain::{CommandSpec, Pool, Run, RunId, RunOutcome, RunStatus, Sandbox, Timestamp};
+use ostler_guest_protocol::v1::{Exited, StartRequest, exec_event};
+use ostler_store::{ClaimRuns, FinishRun, Hint, RequeueRun, StoreError, StoreExt};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Waits between tries to write the end of a run.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How runs are executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecutorSettings {
+    /// Runs at once.
+    pub slots: u32,
+    /// Seconds that programs have to end by themselves when they are told to.
+    pub kill_grace_seconds: u64,
+    /// Seconds that a stopping server waits for its runs before it puts them back on the queue.
+    pub shutdown_seconds: u64,
+    /// Seconds between two looks at the queue and the pools, in case a hint was lost.
+    pub poll_seconds: u64,
+}
+
+impl Default for ExecutorSettings {
+    fn default() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            slots: cpus.max(2) as u32,
+            kill_grace_seconds: 5,
+            shutdown_seconds: 30,
+            poll_seconds: 30,
+        }
+    }
+}
+
+/// How an attempt came out.
+enum End {
+    /// Its programs ended: the run has an outcome.
+    Finished(RunStatus, Box<RunOutcome>),
+    /// It came to nothing through no fault of its programs. Whether they had started.
+    Lost { reason: String, started: bool },
+}
+
+/// The executor of this server; cheap to clone.
+#[derive(Clone)]
+pub struct Executor {
+    control: Control,
+    settings: ExecutorSettings,
+    slots: Arc<Semaphore>,
+    /// Runs that are executed here, with the token that ends each.
+    active: Arc<Mutex<HashMap<RunId, CancellationToken>>>,
+    freed: Arc<Notify>,
+    tasks: TaskTracker,
+    /// Set when the server stops and runs are to be put back.
+    abandon: CancellationToken,
+}
+
+impl Executor {
+    /// An executor; it does nothing before [`Self::run`].
+    pub fn new(control: Control, settings: ExecutorSettings) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(settings.slots.max(1) as usize)),
+            control,
+            settings,
+            active: Arc::default(),
+            freed: Arc::default(),
+            tasks: TaskTracker::new(),
+            abandon: CancellationToken::new(),
+        }
+    }
+
+    /// Takes up the runs that this server was executing when it was stopped or killed: those whose program is still
+    /// there are adopted, the others are put back on the queue. Ends sandboxes that nobody holds.
+    pub async fn recover(&self) -> Result<()> {
+        let store = self.control.store();
+        let mut keep = BTreeSet::new();
+        let mut adopted = Vec::new();
+        for run in store.running(self.control.parts.server_id).await? {
+            if let Some(sandbox) = self.survivor(&run).await {
+                keep.insert(sandbox.id);
+                adopted.push((run, sandbox));
+            } else {
+                let started = run.sandbox_id.is_some();
+                self.put_back(
+                    &run,
+                    "the server was started again and its sandbox is gone".into(),
+                    started,
+                )
+                .await?;
+            }
+        }
+        self.control.reconcile_sandboxes(&keep).await?;
+        for (run, sandbox) in adopted {
+            tracing::info!(run.id = %run.submitted.id, "a run that outlived its server goes on");
+            let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
+                self.put_back(&run, "the server has fewer slots than before".into(), true)
+                    .await?;
+                self.control.destroy(sandbox.id, "its run was put back").await?;
+                continue;
+            };
+            self.spawn(run, None, Some(sandbox), permit);
+        }
+        Ok(())
+    }
+
+    /// The sandbox of a run whose program is still known there.
+    async fn survivor(&self, run: &Run) -> Option<Sandbox> {
+        let sandbox: Sandbox = self.control.store().get(run.sandbox_id?).await.ok()??;
+        let guest = self.control.guest(&sandbox).ok()?;
+        match guest.knows(&exec_id(run, 0)).await {
+            Ok(true) => Some(sandbox),
+            _ => None,
+        }
+    }
+
+    /// Executes runs until `stop`; then waits for those under way, and puts back what does not end in time.
+    pub async fn run(self, stop: CancellationToken) {
+        let poll = Duration::from_secs(self.settings.poll_seconds.max(1));
+        let mut hints = self.control.store().hints();
+        while !stop.is_cancelled() {
+            let mut wait = poll;
+            match self.claim().await {
+                Ok(Some(due)) => wait = wait.min(due),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "runs cannot be claimed; it is tried again");
+                    wait = Duration::from_secs(1);
+                }
+            }
+            if let Err(error) = self.obey_cancellations().await {
+                tracing::warn!(%error, "requests to end runs cannot be read; it is tried again");
+            }
+            let hinted = async {
+                while !matches!(
+                    hints.recv().await,
+                    Ok(Hint::RunsQueued | Hint::CancelRequested | Hint::Pools) | Err(_)
+                ) {}
+            };
+            tokio::select! {
+                () = hinted => {}
+                () = self.freed.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.tasks.close();
+        let limit = Duration::from_secs(self.settings.shutdown_seconds);
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            tracing::info!("runs that are still under way are put back on the queue");
+            self.abandon.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    /// Claims runs for free slots, pool by pool. Returns when the next delayed run comes due.
+    async fn claim(&self) -> Result<Option<Duration>> {
+        let store = self.control.store();
+        let now = self.control.now();
+        store.heartbeat(self.control.parts.server_id, now).await?;
+        let classes = store.classes().await?;
+        let mut pools: Vec<Pool> = store.list(ostler_store::Filter::all()).await?;
+        // The smallest pool that satisfies a run is the best fit for it.
+        pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));
+        let mut servable = BTreeSet::new();
+        for pool in pools {
+            let Some(offer) = self.control.offer(&pool) else {
+                continue;
+            };
+            let fitting: Vec<i64> = classes
+                .iter()
+                .filter(|class| class.requirements.unmet(&offer).is_empty())
+                .map(|c| c.id)
+                .collect();
+            servable.extend(fitting.iter().copied());
+            let live = self.control.live_sandboxes(&pool.name).await?;
+            let held = live
+                .iter()
+                .filter(|s| s.status != ostler_domain::SandboxStatus::Warm)
+                .count();
+            let room = (pool.max as usize)
+                .saturating_sub(held)
+                .min(self.slots.available_permits());
+            if room == 0 || fitting.is_empty() {
+                continue;
+            }
+            let claim = ClaimRuns {
+                server_id: self.control.parts.server_id,
+                classes: fitting,
+                limit: room as u32,
+                now,
+            };
+            for run in store.claim(claim).await? {
+                match Arc::clone(&self.slots).try_acquire_owned() {
+                    Ok(permit) => self.spawn(run, Some(pool.clone()), None, permit),
+                    Err(_) => self.put_back(&run, "no slot was free".into(), false).await?,
+                }
+            }
+        }
+        let classes: Vec<i64> = servable.into_iter().collect();
+        Ok(store.next_due(&classes, now).await?.map(|due| due.since(now)))
+    }
+
+    async fn obey_cancellations(&self) -> Result<()> {
+        for id in self
+            .control
+            .store()
+            .cancel_requests(self.control.parts.server_id)
+            .await?
+        {
+            if let Some(token) = self.lock().get(&id) {
+                token.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, CancellationToken>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, run: Run, pool: Option<Pool>, sandbox: Option<Sandbox>, permit: OwnedSemaphorePermit) {
+        let executor = self.clone();
+        let cancel = CancellationToken::new();
+        if run.cancel_requested {
+            cancel.cancel();
+        }
+        self.lock().insert(run.submitted.id, cancel.clone());
+        self.tasks.spawn(async move {
+            let id = run.submitted.id;
+            if let Err(error) = executor.execute(&run, pool, sandbox, &cancel).await {
+                tracing::error!(%error, run.id = %id, "the end of a run could not be written; it is taken up again at the next start");
+            }
+            executor.lock().remove(&id);
+            drop(permit);
+            executor.freed.notify_one();
+        });
+    }
+
+    async fn execute(
+        &self,
+        run: &Run,
+        pool: Option<Pool>,
+        adopted: Option<Sandbox>,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let id = run.submitted.id;
+        let sandbox = match (adopted, pool) {
+            (Some(sandbox), _) => sandbox,
+            (None, Some(pool)) => {
+                let holder = Holder {
+                    for_run: true,
+                    ..Holder::default()
+                };
+                match self.control.acquire(&pool, run.submitted.tenant_id, holder).await {
+                    Ok(claimed) => claimed.sandbox,
+                    Err(error) => return self.put_back(run, error.to_string(), false).await,
+                }
+            }
+            (None, None) => return Ok(()),
+        };
+        let end = match self
+            .control
+            .store()
+            .assign_sandbox(id, run.attempt, sandbox.id)
+            .await
+        {
+            // Another server has the run now.
+            Ok(false) => None,
+            Ok(true) => Some(self.drive(run, &sandbox, cancel).await),
+            Err(error) => Some(End::Lost {
+                reason: error.to_string(),
+                started: false,
+            }),
+        };
+        // The end is written before the sandbox goes, so that a server killed in between reads it again from there.
+        let written = match end {
+            None => Ok(()),
+            Some(End::Lost { reason, started }) => self.put_back(run, reason, started).await,
+            Some(End::Finished(status, outcome)) => self.finish(run, status, *outcome).await,
+        };
+        self.control.destroy(sandbox.id, "its run has ended").await.or_else(|error| {
+            tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is not removed yet; it is tried again");
+            Ok::<_, ControlError>(())
+        })?;
+        written
+    }
+
+    /// Runs the programs of a run one after the other; ends with the first that fails.
+    async fn drive(&self, run: &Run, sandbox: &Sandbox, cancel: &CancellationToken) -> End {
+        let lost = |error: &dyn std::fmt::Display, started| End::Lost {
+            reason: error.to_string(),
+            started,
+        };
+        let guest = match self.control.guest(sandbox) {
+            Ok(guest) => guest,
+            Err(error) => return lost(&error, false),
+        };
+        let mut log = match self.control.parts.logs.writer(run.submitted.id) {
+            Ok(log) => log,
+            Err(error) => return lost(&format!("the run's log cannot be opened: {error}"), false),
+        };
+        if run.submitted.spec.agent.is_some() || run.submitted.spec.workspace.is_some() {
+            // Said plainly instead of executing half of it.
+            let outcome = RunOutcome {
+                error: Some(
+                    "this version of the server cannot execute runs with a workspace or an agent yet".into(),
+                ),
+                log_seq: log.last_seq(),
+                ..RunOutcome::default()
+            };
+            return End::Finished(RunStatus::Failed, Box::new(outcome));
+        }
+        let started = run.started_at.unwrap_or_else(|| self.control.now());
+        let deadline = run.submitted.spec.timeout.map(|limit| started.plus(limit));
+        let mut last = Exited::default();
+        for (index, command) in run.submitted.spec.commands.iter().enumerate() {
+            let exec = exec_id(run, index);
+            if let Err(error) = guest.start(start_request(&exec, command)).await {
+                return match error {
+                    GuestError::Refused(message) => {
+                        failed(&log, format!("the program could not be started: {message}"))
+                    }
+                    GuestError::Unreachable(_) => lost(&error, false),
+                };
+            }
+            let ended = tokio::select! {
+                ended = self.follow(run, &guest, &exec, &mut log) => ended.map(|exited| (exited, None)),
+                () = cancel.cancelled() => self.end(run, &guest, &exec, &mut log, RunStatus::Cancelled).await,
+                () = self.until(deadline) => self.end(run, &guest, &exec, &mut log, RunStatus::TimedOut).await,
+                () = self.abandon.cancelled() => {
+                    return End::Lost { reason: "the server was stopped".into(), started: false };
+                }
+            };
+            match ended {
+                Err(error) => return lost(&error, true),
+                Ok((exited, Some(status))) => {
+                    let error = match status {
+                        RunStatus::Cancelled => "it was cancelled",
+                        _ => "it was ended by its time-out",
+                    };
+                    return End::Finished(status, Box::new(outcome(&exited, &log, Some(error.to_owned()))));
+                }
+                Ok((exited, None)) => last = exited,
+            }
+            // Best effort: the sandbox ends with the run anyway.
+            let _ = guest.release(&exec).await;
+            if let Some(error) = fault(&last) {
+                return End::Finished(RunStatus::Failed, Box::new(outcome(&last, &log, Some(error))));
+            }
+        }
+        if let Err(error) = log.sync() {
+            tracing::warn!(%error, run.id = %run.submitted.id, "a run's log is not durable");
+        }
+        End::Finished(RunStatus::Succeeded, Box::new(outcome(&last, &log, None)))
+    }
+
+    async fn until(&self, deadline: Option<Timestamp>) {
+        match deadline {
+            Some(deadline) => tokio::time::sleep(deadline.since(self.control.now())).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends a program by force and takes what it still wrote.
+    async fn end(
+        &self,
+        run: &Run,
+        guest: &Guest,
+        exec: &str,
+        log: &mut LogWriter,
+        status: RunStatus,
+    ) -> Result<(Exited, Option<RunStatus>), GuestError> {
+        let grace = Duration::from_secs(self.settings.kill_grace_seconds);
+        log.say(
+            run.attempt,
+            self.control.now(),
+            &format!("the run is {status}: its programs are ended"),
+        );
+        guest.kill(exec, grace).await?;
+        let rest = grace + Duration::from_secs(10);
+        let exited = match tokio::time::timeout(rest, self.follow(run, guest, exec, log)).await {
+            Ok(exited) => exited?,
+            // The sandbox is removed next, which ends whatever would not go.
+            Err(_) => Exited {
+                signal: 9,
+                ..Exited::default()
+            },
+        };
+        Ok((exited, Some(status)))
+    }
+
+    /// Copies output into the log until the program has ended. A broken connection is taken up again after the last piece;
+    /// a guest that does not come back within a few tries is lost.
+    async fn follow(
+        &self,
+        run: &Run,
+        guest: &Guest,
+        exec: &str,
+        log: &mut LogWriter,
+    ) -> Result<Exited, GuestError> {
+        let mut next = if exec == exec_id(run, 0) {
+            log.last_exec_seq(run.attempt) + 1
+        } else {
+            1
+        };
+        let mut failures = 0;
+        loop {
+            let mut events = match guest.attach(exec, next).await {
+                Ok(events) => events,
+                Err(error @ GuestError::Refused(_)) => return Err(error),
+                Err(error) if failures >= 5 => return Err(error),
+                Err(_) => {
+                    failures += 1;
+                    tokio::time::sleep(Duration::from_millis(100 << failures)).await;
+                    continue;
+                }
+            };
+            loop {
+                // Silence is normal; a guest that does not answer is not.
+                let event = match tokio::time::timeout(Duration::from_secs(15), events.message()).await {
+                    Err(_) if guest.healthy().await => continue,
+                    Err(_) | Ok(Err(_) | Ok(None)) => break,
+                    Ok(Ok(Some(event))) => event,
+                };
+                failures = 0;
+                next = event.seq + 1;
+                let at = Timestamp(event.time_us);
+                match event.event {
+                    Some(exec_event::Event::Stdout(data)) => {
+                        log.append(run.attempt, event.seq, at, LogStream::Stdout, &data);
+                    }
+                    Some(exec_event::Event::Stderr(data)) => {
+                        log.append(run.attempt, event.seq, at, LogStream::Stderr, &data);
+                    }
+                    Some(exec_event::Event::Dropped(up_to)) => {
+                        log.say(
+                            run.attempt,
+                            at,
+                            &format!("output up to piece {up_to} was not kept by the sandbox"),
+                        );
+                    }
+                    Some(exec_event::Event::Exited(exited)) => return Ok(exited),
+                    None => {}
+                }
+            }
+            failures += 1;
+            if failures > 5 {
+                return Err(GuestError::Unreachable(
+                    "the connection broke again and again".into(),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(50 << failures)).await;
+        }
+    }
+
+    /// Writes the end; a store that is away for a moment is waited for.
+    async fn finish(&self, run: &Run, status: RunStatus, outcome: RunOutcome) -> Result<()> {
+        let end = FinishRun {
+            id: run.submitted.id,
+            attempt: run.attempt,
+            status,
+            outcome,
+            at: self.control.now(),
+        };
+        let mut wait = FIRST_WAIT;
+        while let Err(error) = self.control.store().finish(vec![end.clone()]).await {
+            self.wait_out(error, &mut wait).await?;
+        }
+        self.control.settle_run(run).await;
+        Ok(())
+    }
+
+    async fn put_back(&self, run: &Run, reason: String, counts: bool) -> Result<()> {
+        tracing::warn!(run.id = %run.submitted.id, run.attempt, reason, "a run is put back on the queue");
+        let now = self.control.now();
+        let wait = self
+            .control
+            .parts
+            .work
+            .backoff()
+            .delay(run.attempt.min(10), 0.0)
+            .min(Duration::from_secs(10));
+        let stopping = self.abandon.is_cancelled();
+        let requeue = RequeueRun {
+            id: run.submitted.id,
+            attempt: run.attempt,
+            reason,
+            not_before: (!stopping).then(|| now.plus(wait)),
+            at: now,
+            counts,
+        };
+        let mut wait = FIRST_WAIT;
+        let state = loop {
+            match self.control.store().requeue(vec![requeue.clone()]).await {
+                Ok(states) => break states.into_iter().next().flatten(),
+                Err(error) => self.wait_out(error, &mut wait).await?,
+            }
+        };
+        if state.is_some_and(RunStatus::is_terminal) {
+            self.control.settle_run(run).await;
+        }
+        Ok(())
+    }
+
+    /// Waits, longer each time, when trying again can help; otherwise gives the error back.
+    async fn wait_out(&self, error: StoreError, wait: &mut Duration) -> Result<()> {
+        let passing = matches!(error, StoreError::Unavailable { .. } | StoreError::Full { .. });
+        if !passing || self.abandon.is_cancelled() {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "the end of a run cannot be written; it is tried again");
+        tokio::time::sleep(*wait).await;
+        *wait = (*wait * 2).min(LONGEST_WAIT);
+        Ok(())
+    }
+}
+
+/// The guest's name of a program: the same after a restart of the server.
+fn exec_id(run: &Run, index: usize) -> String {
+    format!("{}.{}.{index}", run.submitted.id, run.attempt)
+}
+
+fn start_request(exec_id: &str, command: &CommandSpec) -> StartRequest {
+    StartRequest {
+        exec_id: exec_id.to_owned(),
+        argv: command.argv.clone(),
+        env: command.env.clone().into_iter().collect(),
+        cwd: command.cwd.clone().unwrap_or_default(),
+        stdin: command.stdin.clone().unwrap_or_default().into_bytes().into(),
+        ..StartRequest::default()
+    }
+}
+
+fn fault(exited: &Exited) -> Option<String> {
+    match (exited.start_error.as_str(), exited.code, exited.signal) {
+        ("", 0, 0) => None,
+        ("", code, 0) => Some(format!("the program exited with code {code}")),
+        ("", _, signal) => Some(format!("the program was ended by signal {signal}")),
+        (error, ..) => Some(format!("the program could not be started: {error}")),
+    }
+}
+
+fn outcome(exited: &Exited, log: &LogWriter, error: Option<String>) -> RunOutcome {
+    let signalled = exited.signal != 0;
+    RunOutcome {
+        exit_code: (!signalled).then_some(exited.code),
+        signal: signalled.then_some(exited.signal),
+        error: match (error, log.incomplete()) {
+            (Some(error), Some(cut)) => Some(format!("{error}; {cut}")),
+            (error, _) => error,
+        },
+        log_seq: log.last_seq(),
+        ..RunOutcome::default()
+    }
+}
+
+fn failed(log: &LogWriter, error: String) -> End {
+    let outcome = RunOutcome {
+        error: Some(error),
+        log_seq: log.last_seq(),
+        ..RunOutcome::default()
+    };
+    End::Finished(RunStatus::Failed, Box::new(outcome))
+}

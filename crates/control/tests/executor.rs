@@ -1,0 +1,292 @@
+//! The executor over the sim driver and a real store: from the queue to the one end of a run.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use ostler_agents::{KindSettings, Kinds, Prompts};
+use ostler_control::{
+    Caller, Control, Executor, ExecutorSettings, LogStore, LogStream, NewCommand, Parts, WorkSettings,
+};
+use ostler_domain::{
+    CommandSpec, DriverKind, Requirements, Run, RunId, RunStatus, SandboxStatus, SandboxTemplate, ServerId,
+    SystemClock,
+};
+use ostler_driver_sim::{Often, SimControl, SimDriver};
+use ostler_forge::git::Git;
+use ostler_forge::{ForgeOptions, Repositories};
+use ostler_sandbox::Driver;
+use ostler_store::Store;
+use ostler_store_sqlite::{SqliteOptions, SqliteStore};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct World {
+    dir: tempfile::TempDir,
+    sim: SimControl,
+    driver: Arc<dyn Driver>,
+    server_id: ServerId,
+}
+
+struct Server {
+    control: Control,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    fn new() -> Self {
+        let sim = SimControl::new();
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            driver: Arc::new(SimDriver::new(sim.clone())),
+            sim,
+            server_id: ServerId::new(),
+        }
+    }
+
+    async fn start(&self) -> Server {
+        let root = self.dir.path();
+        let store = SqliteStore::open(root.join("db"), SqliteOptions::default()).unwrap();
+        store.migrate_up(None).await.unwrap();
+        let work = WorkSettings {
+            backoff_first_seconds: 0.01,
+            backoff_max_seconds: 0.01,
+            ..WorkSettings::default()
+        };
+        let control = Control::new(Parts {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            repositories: Repositories::open(&root.join("repositories"), Git::new(), ForgeOptions::default())
+                .unwrap(),
+            kinds: Kinds::new(KindSettings::default()),
+            prompts: Prompts::embedded().unwrap(),
+            work,
+            drivers: BTreeMap::from([(DriverKind::Sim, Arc::clone(&self.driver))]),
+            logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
+            server_id: self.server_id,
+        });
+        control.ensure_default_tenant().await.unwrap();
+        let template = SandboxTemplate::new(DriverKind::Sim);
+        control
+            .set_pool(&me(), "small", Some(template), Some(0), Some(4))
+            .await
+            .unwrap();
+        let settings = ExecutorSettings {
+            slots: 4,
+            kill_grace_seconds: 1,
+            shutdown_seconds: 0,
+            ..ExecutorSettings::default()
+        };
+        let executor = Executor::new(control.clone(), settings);
+        executor.recover().await.unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(executor.run(stop.clone()));
+        Server { control, stop, task }
+    }
+}
+
+impl Server {
+    async fn submit(&self, argv: &[&str], timeout: Option<Duration>) -> RunId {
+        let command = CommandSpec {
+            argv: argv.iter().map(|s| (*s).to_owned()).collect(),
+            ..CommandSpec::default()
+        };
+        let new = NewCommand {
+            command,
+            timeout,
+            ..NewCommand::default()
+        };
+        self.control.submit_run(&me(), new).await.unwrap().submitted.id
+    }
+
+    async fn until(&self, id: RunId, what: impl Fn(&Run) -> bool) -> Run {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let run = self.control.run(&me(), id).await.unwrap();
+            if what(&run) {
+                return run;
+            }
+            assert!(Instant::now() < end, "it did not come to that: {run:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn ended(&self, id: RunId) -> Run {
+        self.until(id, |run| run.status.is_terminal()).await
+    }
+
+    async fn stdout(&self, id: RunId) -> String {
+        let mut log = self.control.run_log(&me(), id).await.unwrap().unwrap();
+        let records = log
+            .next_batch()
+            .unwrap()
+            .into_iter()
+            .filter(|r| r.stream == LogStream::Stdout);
+        records.map(|r| String::from_utf8(r.bytes).unwrap()).collect()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        self.control.store().close().await;
+    }
+
+    /// As after a kill: nothing is told, nothing is waited for.
+    async fn vanish(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.control.store().close().await;
+    }
+}
+
+fn me() -> Caller {
+    Caller::administrator()
+}
+
+#[tokio::test]
+async fn a_command_runs_and_its_output_is_kept() {
+    let world = World::new();
+    let server = world.start().await;
+    let id = server.submit(&["echo", "hello"], None).await;
+    let run = server.ended(id).await;
+    assert_eq!(
+        (run.status, run.outcome.exit_code),
+        (RunStatus::Succeeded, Some(0)),
+        "{run:?}"
+    );
+    assert_eq!(server.stdout(id).await, "hello\n");
+    let id = server.submit(&["false"], None).await;
+    let run = server.ended(id).await;
+    assert_eq!((run.status, run.outcome.exit_code), (RunStatus::Failed, Some(1)));
+    assert_eq!(
+        run.outcome.error.as_deref(),
+        Some("the program exited with code 1")
+    );
+    server.stop().await;
+    assert!(
+        world.sim.ids().is_empty(),
+        "sandboxes are left: {:?}",
+        world.sim.ids()
+    );
+}
+
+#[tokio::test]
+async fn time_out_and_cancel_end_a_program() {
+    let world = World::new();
+    let server = world.start().await;
+    let slow = server
+        .submit(&["sleep", "600"], Some(Duration::from_secs(1)))
+        .await;
+    let long = server.submit(&["sleep", "600"], None).await;
+    server.until(long, |run| run.sandbox_id.is_some()).await;
+    server.control.cancel_run(&me(), long).await.unwrap();
+    assert_eq!(server.ended(long).await.status, RunStatus::Cancelled);
+    assert_eq!(server.ended(slow).await.status, RunStatus::TimedOut);
+    server.stop().await;
+    assert!(world.sim.ids().is_empty());
+}
+
+#[tokio::test]
+async fn a_start_that_fails_costs_no_attempt_and_a_crash_costs_one() {
+    let world = World::new();
+    world.sim.fail_starts(Often::Times(2));
+    let server = world.start().await;
+    let id = server.submit(&["echo", "x"], None).await;
+    let run = server.ended(id).await;
+    assert_eq!((run.status, run.attempt), (RunStatus::Succeeded, 3), "{run:?}");
+
+    let id = server.submit(&["sleep", "600"], None).await;
+    let first = server
+        .until(id, |run| run.sandbox_id.is_some())
+        .await
+        .sandbox_id
+        .unwrap();
+    while !world.sim.crash(first, ostler_sandbox::ExitInfo::default()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let again = server
+        .until(id, |run| run.sandbox_id.is_some_and(|now| now != first))
+        .await;
+    assert_eq!(again.attempt, 2);
+    server.control.cancel_run(&me(), id).await.unwrap();
+    assert_eq!(server.ended(id).await.status, RunStatus::Cancelled);
+    server.stop().await;
+    assert!(world.sim.ids().is_empty());
+}
+
+#[tokio::test]
+async fn a_run_outlives_its_server() {
+    let world = World::new();
+    let server = world.start().await;
+    let id = server.submit(&["sleep", "2"], None).await;
+    let before = server.until(id, |run| run.sandbox_id.is_some()).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    server.vanish().await;
+    let server = world.start().await;
+    let run = server.ended(id).await;
+    assert_eq!((run.status, run.attempt), (RunStatus::Succeeded, 1), "{run:?}");
+    assert_eq!(run.sandbox_id, before.sandbox_id, "it went on where it was");
+    server.stop().await;
+    assert!(world.sim.ids().is_empty());
+}
+
+#[tokio::test]
+async fn what_no_pool_can_do_is_refused_with_the_reason() {
+    let world = World::new();
+    let server = world.start().await;
+    let wants = Requirements {
+        cpus: Some(64),
+        ..Requirements::default()
+    };
+    let command = CommandSpec {
+        argv: vec!["true".into()],
+        ..CommandSpec::default()
+    };
+    let new = NewCommand {
+        command,
+        requirements: wants,
+        ..NewCommand::default()
+    };
+    let error = server.control.submit_run(&me(), new).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("small: the number of CPUs is 1, less than 64"),
+        "{error}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pools_are_filled_and_claims_take_from_them() {
+    let world = World::new();
+    let server = world.start().await;
+    let control = server.control.clone();
+    control
+        .set_pool(&me(), "small", None, Some(2), None)
+        .await
+        .unwrap();
+    assert_eq!(control.fill_pools().await.unwrap(), 2);
+    assert_eq!(
+        control.fill_pools().await.unwrap(),
+        0,
+        "a full pool is left alone"
+    );
+    let warm: Vec<_> = control.sandboxes(&me()).await.unwrap();
+    assert!(
+        warm.iter().all(|s| s.status == SandboxStatus::Warm) && warm.len() == 2,
+        "{warm:?}"
+    );
+    let id = server.submit(&["true"], None).await;
+    let run = server.ended(id).await;
+    assert_eq!(run.sandbox_id, Some(warm[0].id), "the oldest warm one is taken");
+    while control.sandboxes(&me()).await.unwrap().len() > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(control.fill_pools().await.unwrap(), 1);
+    server.stop().await;
+}
