@@ -1,0 +1,22 @@
+# The commands of the README. Each runs on a fresh Debian 12 with Rust, Node 20 and Python.
+
+.PHONY: build test lint unit
+
+# The release binary, in target/release/ostler.
+build:
+	cargo build --release --package ostler
+
+# Everything that must hold before a commit: what continuous integration runs.
+test:
+	scripts/install-test-deps
+	$(MAKE) lint
+	$(MAKE) unit
+
+lint:
+	cargo fmt --all --check
+	cargo deny --log-level error check bans licenses sources
+	cargo run --quiet --package xtask -- direction
+	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+
+unit:
+	scripts/with-docker cargo nextest run --workspace --all-features --no-fail-fast
