@@ -323,7 +323,7 @@ impl Control {
         Ok(ended)
     }
 
-    /// Ends all sandboxes of this server that no person holds; for a graceful stop.
+    /// Ends all sandboxes of this server: nothing of it is left after a graceful stop.
     pub async fn end_sandboxes(&self) -> Result<()> {
         let mine = Filter::<Sandbox>::by("server_id", self.parts.server_id).and(
             "status",
