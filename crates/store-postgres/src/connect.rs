@@ -102,6 +102,7 @@ fn connect_options(url: &str, options: &Options) -> Result<PgConnectOptions, Sto
         ("enable_hashjoin", "off".into()),
         ("enable_mergejoin", "off".into()),
         ("enable_seqscan", "off".into()),
+        ("enable_bitmapscan", "off".into()),
     ];
     if let Some(schema) = &options.schema {
         settings.push(("search_path", quoted(schema)));

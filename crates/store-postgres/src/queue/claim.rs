@@ -15,6 +15,10 @@ use sqlx::{AssertSqlSafe, Row};
 /// Heads are read to a depth of $3 per class. Where a class has more than that, nothing that comes after the last one
 /// read may be taken: the next of that class could go before it (`safe`).
 ///
+/// The shape leaves the planner no choice of where to begin: when it has last seen a queue table empty, it would gladly
+/// walk through the whole of it once for each row that is taken. Rows of `run_ready` are never updated, so their `ctid`
+/// stays what `heads` saw.
+///
 /// Runs that have come due must be put in their place first. Then nothing is taken, and `due` says so.
 const CLAIM: &str = "
 WITH due AS MATERIALIZED (
@@ -28,16 +32,16 @@ WITH due AS MATERIALIZED (
 ), safe AS MATERIALIZED (
     SELECT rank, seq FROM heads WHERE depth = $3 ORDER BY rank, seq LIMIT 1
 ), picked AS MATERIALIZED (
-    SELECT q.ctid AS tid FROM run_ready q
+    SELECT q.ctid AS tid, q.rank, q.seq, q.attempt + 1 AS attempt, q.spared FROM run_ready q
     WHERE q.ctid = ANY (ARRAY(
         SELECT h.tid FROM heads h LEFT JOIN safe s ON true
         WHERE s.seq IS NULL OR (h.rank, h.seq) <= (s.rank, s.seq) ORDER BY h.rank, h.seq LIMIT $4 + 20))
     ORDER BY q.rank, q.seq LIMIT $4 FOR UPDATE SKIP LOCKED
 ), taken AS (
-    DELETE FROM run_ready q USING picked p WHERE q.ctid = p.tid
-    RETURNING q.class_id, q.rank, q.seq, q.attempt + 1 AS attempt, q.spared
+    DELETE FROM run_ready WHERE ctid = ANY (ARRAY(SELECT tid FROM picked))
 ), started AS MATERIALIZED (
-    SELECT @SUBMITTED@, t.attempt, t.spared, t.rank FROM taken t JOIN runs r ON r.seq = t.seq
+    SELECT @SUBMITTED@, p.attempt, p.spared, p.rank
+    FROM picked p CROSS JOIN LATERAL (SELECT * FROM runs WHERE seq = p.seq OFFSET 0) r
 ), active AS (
     INSERT INTO run_active (seq, class_id, rank, attempt, spared, max_attempts, started_at, id, tenant_id, server_id)
     SELECT seq, class_id, rank, attempt, spared, max_attempts, $5, id, tenant_id, $1 FROM started

@@ -9,16 +9,19 @@ use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 use std::collections::{HashMap, HashSet};
 
-/// Only the present attempt is in `run_active`; that is the fence. `$6` says that an earlier try may have succeeded
+/// Only the present attempt is in `run_active`; that is the fence. Each run is looked up by itself and locked, whatever
+/// the planner believes about the table (see the claim), and then removed by its id: its row may have been updated since
+/// the statement began, so its place is not certain. `$6` says that an earlier try may have succeeded
 /// without telling: then the very same end counts as this call's.
 const FINISH: &str = "
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
         AS i(id, attempt, status, outcome, at)
-), gone AS (
-    DELETE FROM run_active a USING input i WHERE a.id = i.id AND a.attempt = i.attempt
-    RETURNING a.id, a.seq, a.tenant_id, a.attempt, a.cancel_requested, a.started_at, a.server_id, a.sandbox_id,
-        i.status, i.outcome, i.at
+), gone AS MATERIALIZED (
+    SELECT a.*, i.status, i.outcome, i.at FROM input i CROSS JOIN LATERAL (
+        SELECT * FROM run_active WHERE id = i.id AND attempt = i.attempt OFFSET 0 FOR UPDATE) a
+), removed AS (
+    DELETE FROM run_active WHERE id = ANY (ARRAY(SELECT id FROM gone))
 ), ended AS (
     INSERT INTO run_ends (seq, attempt, cancel_requested, started_at, finished_at, status, server_id, sandbox_id,
         outcome)
@@ -32,20 +35,24 @@ WITH input AS MATERIALIZED (
 )
 SELECT id, attempt FROM gone
 UNION ALL
-SELECT i.id, i.attempt FROM input i JOIN runs r ON r.id = i.id JOIN run_ends e ON e.seq = r.seq
+SELECT i.id, i.attempt FROM input i CROSS JOIN LATERAL (SELECT seq FROM runs WHERE id = i.id OFFSET 0) r
+    CROSS JOIN LATERAL (SELECT * FROM run_ends WHERE seq = r.seq OFFSET 0) e
 WHERE $6 AND e.attempt = i.attempt AND e.status = i.status AND e.finished_at = i.at";
 
 const REQUEUE: &str = "
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
         AS i(id, attempt, lost_outcome, not_before, at, spared)
-), gone AS (
-    DELETE FROM run_active a USING input i WHERE a.id = i.id AND a.attempt = i.attempt
-    RETURNING a.id, a.seq, a.class_id, a.rank, a.tenant_id, a.attempt, a.spared + i.spared AS spared,
+), gone AS MATERIALIZED (
+    SELECT a.id, a.seq, a.class_id, a.rank, a.tenant_id, a.attempt, a.spared + i.spared AS spared,
         a.cancel_requested, a.started_at, a.server_id, a.sandbox_id, i.lost_outcome, i.not_before, i.at,
         CASE WHEN a.cancel_requested = 1 THEN 'cancelled'
             WHEN i.spared = 0 AND a.attempt - a.spared >= a.max_attempts THEN 'lost'
             ELSE 'queued' END AS status
+    FROM input i CROSS JOIN LATERAL (
+        SELECT * FROM run_active WHERE id = i.id AND attempt = i.attempt OFFSET 0 FOR UPDATE) a
+), removed AS (
+    DELETE FROM run_active WHERE id = ANY (ARRAY(SELECT id FROM gone))
 ), ready AS (
     INSERT INTO run_ready (class_id, rank, seq, attempt, spared, started_at)
     SELECT class_id, rank, seq, attempt, spared, started_at FROM gone WHERE status = 'queued' AND not_before IS NULL
@@ -54,8 +61,10 @@ WITH input AS MATERIALIZED (
     SELECT class_id, rank, seq, attempt, spared, started_at, not_before FROM gone
     WHERE status = 'queued' AND not_before IS NOT NULL
 ), submitted AS (
-    UPDATE runs r SET not_before = g.not_before FROM gone g
-    WHERE r.seq = g.seq AND g.status = 'queued' AND r.not_before IS DISTINCT FROM g.not_before
+    UPDATE runs r SET not_before = (SELECT g.not_before FROM gone g WHERE g.seq = r.seq)
+    WHERE r.seq = ANY (ARRAY(
+        SELECT g.seq FROM gone g CROSS JOIN LATERAL (SELECT not_before FROM runs WHERE seq = g.seq OFFSET 0) o
+        WHERE g.status = 'queued' AND o.not_before IS DISTINCT FROM g.not_before))
 ), ended AS (
     INSERT INTO run_ends (seq, attempt, cancel_requested, started_at, finished_at, status, server_id, sandbox_id,
         outcome)
