@@ -3,7 +3,8 @@
 //! The view is built from nothing: the programs in /usr, a handful of files of /etc without any secret, private /proc,
 //! /dev and /tmp. A server that is root lets the guest run as a user of its own without any privilege (one that no other
 //! sandbox and nothing on the host has), since a process of user 0 would be root to the kernel in many places even
-//! without capabilities. Any other server needs a user namespace anyway; the guest is then user 1000 inside and the
+//! without capabilities. Where writable directories of the host are mounted, it runs as their owner instead, since nobody
+//! else could use them. Any other server needs a user namespace anyway; the guest is then user 1000 inside and the
 //! server's user outside, and may make no further user namespaces.
 
 use crate::layout::SandboxDir;
@@ -11,7 +12,7 @@ use ostler_domain::{NetworkPolicy, SandboxId, SandboxTemplate};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the guest sees itself.
@@ -63,8 +64,37 @@ pub(crate) struct Bubblewrap {
     pub(crate) disables_userns: bool,
 }
 
-/// The user id of a sandbox whose server is root.
-pub(crate) fn sandbox_uid(id: SandboxId) -> u32 {
+/// A user and a group by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ids {
+    uid: u32,
+    gid: u32,
+}
+
+/// The user of a sandbox whose server is root: one of its own, or the owner of all its writable mounts. The error says
+/// which mount has no owner that could be used.
+pub(crate) fn user_below_root(id: SandboxId, template: &SandboxTemplate) -> Result<Ids, String> {
+    let mut owner: Option<Ids> = None;
+    for mount in template.mounts.iter().filter(|m| m.writable) {
+        let source = &mount.source;
+        let found = std::fs::metadata(source).map_err(|e| format!("a mount of {source}: {e}"))?;
+        let found = Ids {
+            uid: found.uid(),
+            gid: found.gid(),
+        };
+        if found.uid == 0 {
+            return Err(format!(
+                "a writable mount of {source}, which belongs to root: give it to another user, as whom the sandbox \
+                 then runs"
+            ));
+        }
+        if owner.is_some_and(|o| o != found) {
+            return Err(format!(
+                "a writable mount of {source}, which has another owner than the other writable mounts"
+            ));
+        }
+        owner = Some(found);
+    }
     // The end of an id is random; two sandboxes with the same user would merely share the kernel's per-user quotas.
     let text = id.to_string();
     let tail = text
@@ -72,7 +102,8 @@ pub(crate) fn sandbox_uid(id: SandboxId) -> u32 {
         .rev()
         .take(8)
         .fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(b)));
-    FIRST_UID + (tail & 0xffff)
+    let own = FIRST_UID + (tail & 0xffff);
+    Ok(owner.unwrap_or(Ids { uid: own, gid: own }))
 }
 
 /// Environment of the guest.
@@ -96,50 +127,57 @@ pub(crate) fn environment(id: SandboxId, template: &SandboxTemplate, home: &str)
     env
 }
 
+/// Makes what the sandbox sees of its own directory, with the right owner.
+pub(crate) fn prepare(id: SandboxId, dir: &SandboxDir, user: Option<Ids>) -> io::Result<()> {
+    let (shown, group) = user.map_or((MAPPED_UID, MAPPED_UID), |u| (u.uid, u.gid));
+    for (name, mode) in [
+        ("run", 0o700),
+        ("workspace", 0o755),
+        ("home", 0o700),
+        ("tmp", 0o1777),
+    ] {
+        let path = dir.join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        if let Some(user) = user {
+            std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    }
+    let etc = dir.join("etc");
+    std::fs::DirBuilder::new().mode(0o755).create(&etc)?;
+    for (name, text) in [
+        (
+            "passwd",
+            format!(
+                "root:x:0:0:root:/:/usr/sbin/nologin\nagent:x:{shown}:{group}:agent:{HOME}:/bin/sh\n\
+                 nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+            ),
+        ),
+        (
+            "group",
+            format!("root:x:0:\nagent:x:{group}:\nnogroup:x:65534:\n"),
+        ),
+        (
+            "hosts",
+            format!(
+                "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {}\n",
+                hostname(id)
+            ),
+        ),
+    ] {
+        std::fs::write(etc.join(name), text)?;
+        std::fs::set_permissions(etc.join(name), std::fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
 impl Bubblewrap {
-    /// Makes what the sandbox sees of its own directory, with the right owner.
-    pub(crate) fn prepare(&self, id: SandboxId, dir: &SandboxDir) -> io::Result<()> {
-        let uid = self.setpriv.is_some().then(|| sandbox_uid(id));
-        let shown = uid.unwrap_or(MAPPED_UID);
-        for (name, mode) in [
-            ("run", 0o700),
-            ("workspace", 0o755),
-            ("home", 0o700),
-            ("tmp", 0o1777),
-        ] {
-            let path = dir.join(name);
-            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-            if uid.is_some() {
-                std::os::unix::fs::chown(&path, uid, uid)?;
-            }
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    /// The user to change to inside; `None` where the server's user is mapped.
+    pub(crate) fn user(&self, id: SandboxId, template: &SandboxTemplate) -> Result<Option<Ids>, String> {
+        match self.setpriv {
+            Some(_) => user_below_root(id, template).map(Some),
+            None => Ok(None),
         }
-        let etc = dir.join("etc");
-        std::fs::DirBuilder::new().mode(0o755).create(&etc)?;
-        for (name, text) in [
-            (
-                "passwd",
-                format!(
-                    "root:x:0:0:root:/:/usr/sbin/nologin\nagent:x:{shown}:{shown}:agent:{HOME}:/bin/sh\n\
-                     nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
-                ),
-            ),
-            (
-                "group",
-                format!("root:x:0:\nagent:x:{shown}:\nnogroup:x:65534:\n"),
-            ),
-            (
-                "hosts",
-                format!(
-                    "127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {}\n",
-                    hostname(id)
-                ),
-            ),
-        ] {
-            std::fs::write(etc.join(name), text)?;
-            std::fs::set_permissions(etc.join(name), std::fs::Permissions::from_mode(0o644))?;
-        }
-        Ok(())
     }
 
     /// Everything after the name of the program. It may hold secrets of the template's environment, so it is given
@@ -180,16 +218,16 @@ impl Bubblewrap {
     }
 
     /// The command inside, before the guest's own arguments.
-    pub(crate) fn command(&self, id: SandboxId) -> Vec<OsString> {
+    pub(crate) fn command(&self, user: Option<Ids>) -> Vec<OsString> {
         let mut args = Arguments::default();
-        if let Some(setpriv) = &self.setpriv {
-            let uid = sandbox_uid(id).to_string();
+        if let (Some(setpriv), Some(user)) = (&self.setpriv, user) {
+            let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
             args.0.push(setpriv.into());
             args.add([
                 "--reuid",
                 &uid,
                 "--regid",
-                &uid,
+                &gid,
                 "--clear-groups",
                 "--no-new-privs",
             ]);
@@ -288,9 +326,33 @@ mod tests {
 
     #[test]
     fn users_of_sandboxes_differ_and_stay_in_their_range() {
-        let uids: std::collections::BTreeSet<u32> = (0..100).map(|_| sandbox_uid(SandboxId::new())).collect();
+        let template = SandboxTemplate::new(DriverKind::Process);
+        let uids: std::collections::BTreeSet<u32> = (0..100)
+            .map(|_| user_below_root(SandboxId::new(), &template).unwrap().uid)
+            .collect();
         assert!(uids.len() > 90, "only {} different", uids.len());
         assert!(uids.iter().all(|u| (FIRST_UID..FIRST_UID + 0x1_0000).contains(u)));
+    }
+
+    #[test]
+    fn writable_mounts_decide_the_user_and_root_is_none() {
+        let mut template = SandboxTemplate::new(DriverKind::Process);
+        let mut with = |source: &str| {
+            template.mounts.push(ostler_domain::Mount {
+                source: source.to_owned(),
+                target: "/mnt".into(),
+                writable: true,
+            });
+            user_below_root(SandboxId::new(), &template)
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let owner = std::fs::metadata(path).unwrap().uid();
+        match with(path) {
+            Ok(ids) => assert_eq!((ids.uid, owner != 0), (owner, true)),
+            Err(why) => assert!(owner == 0 && why.contains("belongs to root"), "{why}"),
+        }
+        assert!(with("/usr").is_err());
     }
 
     #[test]

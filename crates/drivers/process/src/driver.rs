@@ -430,6 +430,10 @@ impl Driver for ProcessDriver {
         }
         let mut reasons = refusals(KIND, &can, template);
         reasons.extend(mount_refusals(template, &self.inner.options.state_dir));
+        if let Ok(bubblewrap) = &self.inner.bubblewrap {
+            // Whatever the id will be, only the mounts can be refused.
+            reasons.extend(bubblewrap.user(SandboxId::from_u128(0), template).err());
+        }
         if reasons.is_empty() {
             return Ok(());
         }

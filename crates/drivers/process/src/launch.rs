@@ -31,7 +31,8 @@ pub(crate) async fn namespaces(
     dir: &SandboxDir,
     group: &Group,
 ) -> io::Result<Started> {
-    bubblewrap.prepare(id, dir)?;
+    let user = bubblewrap.user(id, template).map_err(io::Error::other)?;
+    bubblewrap::prepare(id, dir, user)?;
     let arguments = arguments_file(bubblewrap.arguments(id, dir, template, guest))?;
     let (info, info_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let status = append(dir, "bwrap.json")?;
@@ -41,7 +42,7 @@ pub(crate) async fn namespaces(
         .args(["--args", &arguments.as_raw_fd().to_string()])
         .args(["--info-fd", &info_end.as_raw_fd().to_string()])
         .args(["--json-status-fd", &status.as_raw_fd().to_string(), "--"])
-        .args(bubblewrap.command(id))
+        .args(bubblewrap.command(user))
         .args(crate::driver::guest_arguments(
             Path::new(bubblewrap::RUN),
             Path::new(bubblewrap::WORKSPACE),
