@@ -3,6 +3,7 @@
 mod access;
 mod events;
 mod merge_requests;
+mod pools;
 mod projects;
 mod runs;
 mod subtasks;
@@ -55,6 +56,10 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::explain))
         .routes(routes!(runs::logs))
+        .routes(routes!(pools::list))
+        .routes(routes!(pools::set))
+        .routes(routes!(pools::sandboxes))
+        .routes(routes!(pools::sandbox))
         .routes(routes!(events::follow))
         .routes(routes!(access::me))
         .routes(routes!(access::create_token, access::tokens))

@@ -1,0 +1,242 @@
+//! `ostler serve`: the server.
+
+use crate::database;
+use crate::settings::{DriverSettings, Settings};
+use anyhow::{Context, bail};
+use axum::serve::ListenerExt;
+use ostler_agents::{Kinds, Prompts};
+use ostler_control::{Caller, Control, Executor, LogStore, Parts};
+use ostler_domain::{DriverKind, ServerId, SystemClock};
+use ostler_driver_sim::{SimControl, SimDriver};
+use ostler_forge::git::Git;
+use ostler_forge::{ForgeOptions, Repositories};
+use ostler_sandbox::Driver;
+use ostler_server::ServerState;
+use ostler_store::Hint;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The name of the file by which the command line finds a local server.
+const CONNECTION_FILE: &str = "server.json";
+
+/// Runs the server until it is told to stop.
+pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()> {
+    if settings.dev && !settings.listen.ip().is_loopback() {
+        bail!(
+            "development mode makes everybody an administrator, so it is refused on {}; listen on 127.0.0.1, or leave \
+             --dev away and use tokens",
+            settings.listen
+        );
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    let data = &std::fs::canonicalize(data)?;
+    let store = database::open(settings.database.as_deref(), data, false).await?;
+    let applied = store.migrate_up(None).await?;
+    if !applied.is_empty() {
+        tracing::info!(migrations = applied.len(), "the database was brought up to date");
+    }
+    let repositories = Repositories::open(&data.join("repositories"), Git::new(), ForgeOptions::default())?;
+    repositories.sweep().await?;
+    let logs = LogStore::open(data.join("logs"), settings.log_max_bytes)?;
+    let kinds = Kinds::new(settings.agents.clone());
+    let control = Control::new(Parts {
+        store: Arc::clone(&store),
+        clock: Arc::new(SystemClock),
+        repositories,
+        kinds: kinds.clone(),
+        prompts: Prompts::embedded()?,
+        work: settings.work.clone(),
+        drivers: drivers(&settings.drivers),
+        logs: logs.clone(),
+        server_id: server_id(data)?,
+    });
+    control.ensure_default_tenant().await?;
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}; choose another address with --listen",
+            settings.listen
+        )
+    })?;
+    let address = listener.local_addr()?;
+    write_connection(&control, data, &format!("http://{address}"), settings.dev).await?;
+
+    let stop = CancellationToken::new();
+    let executor = Executor::new(control.clone(), settings.executor.clone());
+    executor.recover().await?;
+    let executing = tokio::spawn(executor.run(stop.clone()));
+    let filling = tokio::spawn(fill(
+        control.clone(),
+        Duration::from_secs(settings.executor.poll_seconds.max(1)),
+        stop.clone(),
+    ));
+    let settling = tokio::spawn(settle(
+        control.clone(),
+        Duration::from_secs(settings.work.sync_seconds.max(1)),
+        stop.clone(),
+    ));
+    let ending = control.clone();
+    let state = ServerState::new(
+        control,
+        logs,
+        kinds,
+        settings.work.agent_kind.clone(),
+        settings.server.clone(),
+        settings.dev,
+    );
+    // Small pieces of a stream must not wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|connection| {
+        let _ = connection.set_nodelay(true);
+    });
+    eprintln!("ostler listens on http://{address} (data in {})", data.display());
+    let shutdown = stop.clone();
+    let stopping = state.clone();
+    let served = axum::serve(listener, ostler_server::router(state)).with_graceful_shutdown(async move {
+        stop_signal().await;
+        tracing::info!("stopping");
+        stopping.stop_accepting();
+        shutdown.cancel();
+    });
+    tokio::select! {
+        served = served => served?,
+        // Streams that are still followed do not hold up the end.
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(5)).await } => {}
+    }
+    stop.cancel();
+    settling.await?;
+    filling.await?;
+    executing.await?;
+    ending.end_sandboxes().await?;
+    store.close().await;
+    Ok(())
+}
+
+/// Lets work go on: at once when runs have ended, and at a period for what a lost hint missed.
+async fn settle(control: Control, period: Duration, stop: CancellationToken) {
+    let mut hints = control.store().hints();
+    loop {
+        let round = async {
+            if let Err(error) = control.settle_all().await {
+                tracing::warn!(%error, "work could not be looked at; it is tried again");
+            }
+            if let Err(error) = control.expire_worktrees().await {
+                tracing::warn!(%error, "old worktrees could not be removed; it is tried again");
+            }
+        };
+        tokio::select! {
+            () = round => {}
+            () = stop.cancelled() => return,
+        }
+        let finished = async { while !matches!(hints.recv().await, Ok(Hint::RunsFinished) | Err(_)) {} };
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            () = finished => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Keeps the pools at their targets: at a period, and at once when one has changed.
+async fn fill(control: Control, period: Duration, stop: CancellationToken) {
+    let mut hints = control.store().hints();
+    loop {
+        // A start that is under way is not cut off: it ends with a record of what was started.
+        if let Err(error) = control.fill_pools().await {
+            tracing::warn!(%error, "the pools could not be looked at; it is tried again");
+        }
+        let changed = async { while !matches!(hints.recv().await, Ok(Hint::Pools) | Err(_)) {} };
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            () = changed => tokio::time::sleep(Duration::from_millis(100)).await,
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn drivers(settings: &DriverSettings) -> BTreeMap<DriverKind, Arc<dyn Driver>> {
+    let mut drivers: BTreeMap<DriverKind, Arc<dyn Driver>> = BTreeMap::new();
+    if settings.sim {
+        drivers.insert(DriverKind::Sim, Arc::new(SimDriver::new(SimControl::new())));
+    }
+    drivers
+}
+
+async fn stop_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The id of this data directory's server, the same at every start.
+fn server_id(data: &Path) -> anyhow::Result<ServerId> {
+    let path = data.join("server-id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .with_context(|| format!("{} does not hold a server id", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = ServerId::new();
+            write_private(&path, &id.to_string())?;
+            Ok(id)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Tells the command line on this machine where the server is, with a token that is kept from start to start.
+async fn write_connection(control: &Control, data: &Path, url: &str, dev: bool) -> anyhow::Result<()> {
+    let path = data.join(CONNECTION_FILE);
+    let kept = std::fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
+        .and_then(|value| value["token"].as_str().map(str::to_owned));
+    let token = match kept {
+        Some(token) if control.authenticate(&token).await.is_ok() => Some(token),
+        _ if dev => None,
+        _ => Some(
+            control
+                .create_token(&Caller::administrator(), "local command line", None, None)
+                .await?
+                .1
+                .0,
+        ),
+    };
+    write_private(
+        &path,
+        &serde_json::json!({ "url": url, "token": token }).to_string(),
+    )
+}
+
+/// Replaces a file as a whole, readable by its owner only.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,102 @@
+//! Pools and sandboxes: the operator's view.
+
+use crate::ServerState;
+use crate::auth::Auth;
+use crate::error::ApiResult;
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::{Path, State};
+use ostler_contracts::{ErrorBody, PoolView, SandboxView, SetPool};
+use ostler_domain::{Pool, Sandbox, SandboxId, SandboxStatus};
+
+fn view(pool: Pool, sandboxes: &[Sandbox]) -> PoolView {
+    let count =
+        |wanted: &[SandboxStatus]| sandboxes.iter().filter(|s| wanted.contains(&s.status)).count() as u32;
+    PoolView::new(
+        pool,
+        count(&[SandboxStatus::Warm]),
+        count(&[SandboxStatus::Provisioning]),
+        count(&[SandboxStatus::Running, SandboxStatus::Unhealthy]),
+    )
+}
+
+/// The pools, by name.
+#[utoipa::path(get, path = "/pools", tag = "fleet",
+    responses(
+        (status = 200, description = "Done", body = Vec<PoolView>),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+    )
+)]
+pub(super) async fn list(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+) -> ApiResult<Json<Vec<PoolView>>> {
+    let pools = state.control.pools(&caller).await?;
+    Ok(Json(
+        pools
+            .into_iter()
+            .map(|(pool, sandboxes)| view(pool, &sandboxes))
+            .collect(),
+    ))
+}
+
+/// Makes a pool or changes it.
+#[utoipa::path(put, path = "/pools/{name}", tag = "fleet", request_body = SetPool,
+    params(("name" = String, Path, description = "Name")),
+    responses(
+        (status = 200, description = "Done", body = PoolView),
+        (status = 400, description = "The request is not understood", body = ErrorBody),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 422, description = "The driver cannot do what the template asks", body = ErrorBody),
+    )
+)]
+pub(super) async fn set(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<String>, PathRejection>,
+    body: Result<Json<SetPool>, JsonRejection>,
+) -> ApiResult<Json<PoolView>> {
+    let (Path(name), Json(body)) = (path?, body?);
+    let pool = state
+        .control
+        .set_pool(&caller, &name, body.template, body.target, body.max)
+        .await?;
+    Ok(Json(view(pool, &[])))
+}
+
+/// All sandboxes that are not gone.
+#[utoipa::path(get, path = "/sandboxes", tag = "fleet",
+    responses(
+        (status = 200, description = "Done", body = Vec<SandboxView>),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+    )
+)]
+pub(super) async fn sandboxes(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+) -> ApiResult<Json<Vec<SandboxView>>> {
+    let sandboxes = state.control.sandboxes(&caller).await?;
+    Ok(Json(sandboxes.into_iter().map(Into::into).collect()))
+}
+
+/// One sandbox, also one that is gone.
+#[utoipa::path(get, path = "/sandboxes/{id}", tag = "fleet",
+    params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 200, description = "Done", body = SandboxView),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+    )
+)]
+pub(super) async fn sandbox(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+) -> ApiResult<Json<SandboxView>> {
+    let Path(id) = path?;
+    Ok(Json(state.control.sandbox(&caller, id).await?.into()))
+}
