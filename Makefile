@@ -19,4 +19,4 @@ lint:
 	cargo clippy --workspace --all-targets --all-features -- --deny warnings
 
 unit:
-	scripts/with-docker cargo nextest run --workspace --all-features --no-fail-fast
+	cargo nextest run --workspace --all-features --no-fail-fast
