@@ -21,7 +21,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents", &["domain"]),
     ("forge", &["domain"]),
     ("gateway", &["domain"]),
-    ("control", &["contracts", "store", "sandbox", "agents", "forge", "gateway"]),
+    (
+        "control",
+        &["contracts", "store", "sandbox", "agents", "forge", "gateway"],
+    ),
     ("server", &["control"]),
     ("client", &["contracts"]),
     ("cli", &["client"]),
@@ -39,7 +42,9 @@ fn main() -> anyhow::Result<()> {
 
 /// Everything that a room may depend on, directly or through others.
 fn reachable(arrows: &BTreeMap<&str, &[&str]>, room: &str) -> anyhow::Result<BTreeSet<String>> {
-    let direct = arrows.get(room).with_context(|| format!("the room {room} has no entry in xtask/src/main.rs"))?;
+    let direct = arrows
+        .get(room)
+        .with_context(|| format!("the room {room} has no entry in xtask/src/main.rs"))?;
     let mut all = BTreeSet::new();
     for next in *direct {
         all.insert((*next).to_owned());
@@ -59,10 +64,15 @@ fn direction() -> anyhow::Result<()> {
         if package.name.as_str() == "xtask" {
             continue;
         }
-        let room = package.name.strip_prefix("ostler-").unwrap_or(package.name.as_str());
+        let room = package
+            .name
+            .strip_prefix("ostler-")
+            .unwrap_or(package.name.as_str());
         let allowed = reachable(&arrows, room)?;
         for dependency in &package.dependencies {
-            let Some(other) = dependency.name.strip_prefix("ostler-") else { continue };
+            let Some(other) = dependency.name.strip_prefix("ostler-") else {
+                continue;
+            };
             seen += 1;
             let free = dependency.kind != cargo_metadata::DependencyKind::Normal;
             if !free && !allowed.contains("*") && !allowed.contains(other) {
@@ -71,7 +81,10 @@ fn direction() -> anyhow::Result<()> {
         }
     }
     if !wrong.is_empty() {
-        bail!("these arrows are not in the plan of the house (ARCHITECTURE.md): {}", wrong.join(", "));
+        bail!(
+            "these arrows are not in the plan of the house (ARCHITECTURE.md): {}",
+            wrong.join(", ")
+        );
     }
     println!("{seen} arrows between rooms, all of them in the plan");
     Ok(())
