@@ -1,7 +1,7 @@
 //! apalis on PostgreSQL and on SQLite.
 //!
 //! Settings, the same on both stores: jobs pushed in bulk through `queries::push_tasks`, 10,000 a
-//! transaction; workers fetch batches of 500; `lock_tasks(false)` spares a second write per job
+//! transaction; workers fetch in batches; `lock_tasks(false)` spares a second write per job
 //! (the fetch has claimed it already), results stay persisted, as they are the acknowledgement.
 //! Latency: `LISTEN/NOTIFY` on PostgreSQL and the update hook on SQLite, with a polling backstop.
 //!
@@ -52,13 +52,10 @@ struct Args {
     count: u64,
     #[arg(long, default_value_t = 1)]
     producers: u64,
-    /// Jobs at once in a worker.
-    #[arg(long, default_value_t = 500)]
-    concurrency: usize,
-    /// Jobs a worker fetches at a time.
-    #[arg(long, default_value_t = 500)]
-    batch: usize,
-    /// Workers, each with its own fetch loop. Default: 2 on PostgreSQL, 1 on SQLite.
+    /// Jobs that a worker fetches at a time and runs at once.
+    #[arg(long)]
+    concurrency: Option<usize>,
+    /// Workers, each with its own fetch loop.
     #[arg(long)]
     processes: Option<usize>,
     /// Jobs per second of an open loop; without it the latency of an idle queue is measured.
@@ -137,14 +134,39 @@ enum Store {
     Sqlite(SqlitePool, Option<HookCallbackListener>),
 }
 
+/// How many workers, and how many jobs each fetches at a time and runs at once.
+#[derive(Clone, Copy)]
+struct Scale {
+    workers: usize,
+    concurrency: usize,
+}
+
+impl Scale {
+    /// The fastest of those tried, see the README.
+    fn of(args: &Args) -> Self {
+        let best = match (args.scenario, is_postgres(&args.url)) {
+            (Scenario::Drain, true) => (4, 1000),
+            (Scenario::Drain, false) => (64, 100),
+            _ => (1, 100),
+        };
+        Self {
+            workers: args.processes.unwrap_or(best.0),
+            concurrency: args.concurrency.unwrap_or(best.1),
+        }
+    }
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres")
+}
+
 impl Store {
     async fn open(args: &Args) -> Result<Self> {
-        let workers = args.processes.unwrap_or(1) as u32;
         let connections = match args.scenario {
             Scenario::Enqueue => args.producers as u32,
-            Scenario::Drain | Scenario::Latency => 2 * workers + 8,
+            Scenario::Drain | Scenario::Latency => 2 * Scale::of(args).workers as u32 + 8,
         };
-        if args.url.starts_with("postgres") {
+        if is_postgres(&args.url) {
             let pool = PgPoolOptions::new()
                 .max_connections(connections)
                 .connect(&args.url)
@@ -260,12 +282,12 @@ impl Store {
             async { Ok::<(), BoxDynError>(()) }
         };
         let latency = args.scenario == Scenario::Latency;
-        let concurrency = args.concurrency;
+        let concurrency = Scale::of(args).concurrency;
         match self {
             Self::Postgres(pool) => {
                 let config = apalis_postgres::Config::default()
                     .queue(QUEUE)
-                    .batch_size(args.batch)
+                    .batch_size(concurrency)
                     .lock_tasks(false);
                 let mut strategy = Strategy::new();
                 if latency {
@@ -284,7 +306,7 @@ impl Store {
             Self::Sqlite(pool, listener) => {
                 let config = apalis_sqlite::Config::default()
                     .queue(QUEUE)
-                    .batch_size(args.batch)
+                    .batch_size(concurrency)
                     .lock_tasks(false);
                 let mut strategy = Strategy::new();
                 if let Some(listener) = listener {
@@ -304,12 +326,8 @@ impl Store {
     }
 
     fn start_workers(&self, args: &Args, report: &Arc<Report>) -> Workers {
-        let count = args.processes.unwrap_or(match self {
-            Self::Postgres(_) if args.scenario == Scenario::Drain => 2,
-            _ => 1,
-        });
         let (stop, stopped) = watch::channel(false);
-        let threads = (0..count)
+        let threads = (0..Scale::of(args).workers)
             .map(|index| self.start_worker(index, args, report, stopped.clone()))
             .collect();
         Workers { stop, threads }
@@ -385,7 +403,7 @@ async fn drain(store: &Store, args: &Args) -> Result<serde_json::Value> {
     workers.stop();
     Ok(serde_json::json!({
         "processes": processes,
-        "concurrency": args.concurrency,
+        "concurrency": Scale::of(args).concurrency,
         "enqueue_seconds": rounded(enqueued),
         "drain_seconds": rounded(drained),
         "total_seconds": rounded(enqueued + drained),
