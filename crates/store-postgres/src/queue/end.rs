@@ -3,11 +3,14 @@
 use super::read::{int, text};
 use crate::connect::Inner;
 use crate::error::{Fate, Tries, fate, store_error};
-use ostler_domain::{RunId, RunOutcome, RunStatus, Timestamp};
+use ostler_domain::{RunId, RunOutcome, RunStatus, Timestamp, Usage};
 use ostler_store::{Cancelled, FinishRun, Hint, RequeueRun, StoreError};
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 use std::collections::{HashMap, HashSet};
+
+/// The outcome of a run that never came to one.
+const EMPTY: &str = "{}";
 
 /// Only the present attempt is in `run_active`; that is the fence. Each run is looked up by itself and locked, whatever
 /// the planner believes about the table (see the claim), and then removed by its id: its row may have been updated since
@@ -89,10 +92,22 @@ fn key_of(row: &PgRow) -> Result<(RunId, u32), StoreError> {
     Ok((text(row, 0, "id")?, int(row, 1, "attempt")?))
 }
 
+/// The outcome without what is absent; most outcomes are little else, and every one is written to the log and the table.
 fn json(outcome: &RunOutcome) -> Result<String, StoreError> {
-    serde_json::to_string(outcome).map_err(|e| StoreError::Engine {
+    if *outcome == RunOutcome::default() {
+        return Ok(EMPTY.into());
+    }
+    let unwritable = |e: serde_json::Error| StoreError::Engine {
         message: format!("an outcome cannot be written: {e}"),
-    })
+    };
+    let mut value = serde_json::to_value(outcome).map_err(unwritable)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|_, field| !field.is_null());
+        if outcome.usage == Usage::default() {
+            fields.remove("usage");
+        }
+    }
+    Ok(value.to_string())
 }
 
 pub(super) async fn finish(inner: &Inner, ends: &[FinishRun]) -> Result<Vec<bool>, StoreError> {
@@ -169,7 +184,6 @@ pub(super) async fn requeue(
     let not_before: Vec<Option<i64>> = list.iter().map(|run| run.not_before.map(|t| t.0)).collect();
     let times: Vec<i64> = list.iter().map(|run| run.at.0).collect();
     let spared: Vec<i64> = list.iter().map(|run| i64::from(!run.counts)).collect();
-    let empty = json(&RunOutcome::default())?;
     let mut tries = Tries::default();
     let rows = loop {
         let rows = sqlx::query(REQUEUE)
@@ -179,7 +193,7 @@ pub(super) async fn requeue(
             .bind(&not_before)
             .bind(&times)
             .bind(&spared)
-            .bind(&empty)
+            .bind(EMPTY)
             .fetch_all(&inner.pool)
             .await;
         match rows {
@@ -238,13 +252,12 @@ pub(crate) async fn cancel_in(
     at: Timestamp,
 ) -> Result<Cancelled, sqlx::Error> {
     let id = id.to_string();
-    let empty = serde_json::to_string(&RunOutcome::default()).map_err(|e| sqlx::Error::Encode(e.into()))?;
     // A run can move from one table to another between two looks, but not for ever.
     for _ in 0..10 {
         let waiting = sqlx::query(CANCEL_WAITING)
             .bind(&id)
             .bind(at.0)
-            .bind(&empty)
+            .bind(EMPTY)
             .fetch_optional(&mut *connection)
             .await?;
         if waiting.is_some() {

@@ -7,28 +7,23 @@ use std::fmt::Display;
 /// Numbers are drawn in the order of the list. Transactions draw them as they come, so a number says when a run was
 /// submitted, not when it was committed; one with a lower number may appear later.
 const ENQUEUE: &str = "
-WITH input AS MATERIALIZED (
-    SELECT nextval('run_seq') AS seq, i.*
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[])
-        AS i(id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, class_id, priority, max_attempts,
-            not_before, spec, created_at)
-), submitted AS (
+WITH submitted AS (
     INSERT INTO runs (seq, id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, class_id, priority,
         max_attempts, not_before, spec, created_at)
-    SELECT seq, id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, class_id, priority, max_attempts,
-        not_before, spec, created_at
-    FROM input
+    SELECT nextval('run_seq'), i.*
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[]) AS i
+    RETURNING seq, class_id, -priority AS rank, not_before, tenant_id
 ), ready AS (
     INSERT INTO run_ready (class_id, rank, seq, attempt, spared)
-    SELECT class_id, -priority, seq, 0, 0 FROM input WHERE not_before IS NULL
+    SELECT class_id, rank, seq, 0, 0 FROM submitted WHERE not_before IS NULL
 ), delayed AS (
     INSERT INTO run_delayed (class_id, rank, seq, attempt, spared, not_before)
-    SELECT class_id, -priority, seq, 0, 0, not_before FROM input WHERE not_before IS NOT NULL
+    SELECT class_id, rank, seq, 0, 0, not_before FROM submitted WHERE not_before IS NOT NULL
 ), counted AS (
-    INSERT INTO run_counts (tenant_id, queued) SELECT tenant_id, count(*) FROM input GROUP BY tenant_id
+    INSERT INTO run_counts (tenant_id, queued) SELECT tenant_id, count(*) FROM submitted GROUP BY tenant_id
 )
-SELECT array_agg(seq) FROM input";
+SELECT array_agg(seq) FROM submitted";
 
 fn texts<T: Display>(runs: &[NewRun], field: impl Fn(&NewRun) -> T) -> Vec<String> {
     runs.iter().map(|run| field(run).to_string()).collect()
