@@ -7,7 +7,7 @@
     clippy::unwrap_used,
     reason = "the suite is test code: an error is the failure it is there to show"
 )]
-#![expect(
+#![allow(
     clippy::wildcard_imports,
     reason = "the cases are written in the words of their samples"
 )]
