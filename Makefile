@@ -16,7 +16,7 @@ lint:
 	cargo fmt --all --check
 	cargo deny --log-level error check bans licenses sources
 	cargo run --quiet --package xtask -- direction
-	cargo clippy --workspace --all-targets --all-features -- --deny warnings
+	cargo clippy --workspace --all-targets -- --deny warnings
 
 unit:
-	cargo nextest run --workspace --all-features --no-fail-fast
+	cargo nextest run --workspace --no-fail-fast
