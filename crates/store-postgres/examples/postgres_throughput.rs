@@ -1,4 +1,4 @@
-//! Figures of the queue on a private server with fsync on: `cargo run --release --example throughput`.
+//! Figures of the queue on a private server with fsync on: `cargo run --release --example postgres_throughput`.
 
 #![allow(clippy::unwrap_used, reason = "a program for figures: an error ends it")]
 

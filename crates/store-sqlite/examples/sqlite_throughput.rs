@@ -1,4 +1,4 @@
-//! A quick look at how fast the store is here: `cargo run --release -p ostler-store-sqlite --example throughput`.
+//! A quick look at how fast the store is here: `cargo run --release -p ostler-store-sqlite --example sqlite_throughput`.
 //!
 //! Every number is of durable operations: each is counted when it was acknowledged, after its `fsync`.
 
