@@ -4,14 +4,20 @@
 //! delayed run comes due. Each claimed run is a task of its own. What it does is fenced on (run, attempt): if another
 //! server took the run over meanwhile, nothing that this one writes has an effect.
 
-use crate::guest::{Guest, GuestError};
+mod agent;
+mod attempt;
+mod services;
+mod workspace;
+
 use crate::sandboxes::Holder;
-use crate::{Control, ControlError, LogStream, LogWriter, Result};
-use ostler_domain::{CommandSpec, Pool, Run, RunId, RunOutcome, RunStatus, Sandbox, Timestamp};
-use ostler_guest_protocol::v1::{Exited, StartRequest, exec_event};
+use crate::{Control, ControlError, Result};
+use attempt::{Attempt, End};
+use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox};
+use ostler_gateway::Gateway;
 use ostler_store::{ClaimRuns, FinishRun, Hint, RequeueRun, StoreError, StoreExt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -48,12 +54,15 @@ impl Default for ExecutorSettings {
     }
 }
 
-/// How an attempt came out.
-enum End {
-    /// Its programs ended: the run has an outcome.
-    Finished(RunStatus, Box<RunOutcome>),
-    /// It came to nothing through no fault of its programs. Whether they had started.
-    Lost { reason: String, started: bool },
+/// What runs of agents need besides what all runs need; cheap to clone.
+#[derive(Clone)]
+pub struct AgentServices {
+    /// The way to model APIs, with the real keys.
+    pub gateway: Arc<Gateway>,
+    /// From which the runs' tokens for the gateway are made: random, secret, the same at every start.
+    pub token_key: [u8; 32],
+    /// A directory for the conversations that later attempts resume.
+    pub sessions: PathBuf,
 }
 
 /// The executor of this server; cheap to clone.
@@ -61,6 +70,7 @@ enum End {
 pub struct Executor {
     control: Control,
     settings: ExecutorSettings,
+    agents: Option<AgentServices>,
     slots: Arc<Semaphore>,
     /// Runs that are executed here, with the token that ends each.
     active: Arc<Mutex<HashMap<RunId, CancellationToken>>>,
@@ -77,11 +87,19 @@ impl Executor {
             slots: Arc::new(Semaphore::new(settings.slots.max(1) as usize)),
             control,
             settings,
+            agents: None,
             active: Arc::default(),
             freed: Arc::default(),
             tasks: TaskTracker::new(),
             abandon: CancellationToken::new(),
         }
+    }
+
+    /// With the services for agents. Without them agents use a sign-in of their own and resume nothing.
+    #[must_use]
+    pub fn with_agents(mut self, agents: AgentServices) -> Self {
+        self.agents = Some(agents);
+        self
     }
 
     /// Takes up the runs that this server was executing when it was stopped or killed: those whose program is still
@@ -122,10 +140,8 @@ impl Executor {
     async fn survivor(&self, run: &Run) -> Option<Sandbox> {
         let sandbox: Sandbox = self.control.store().get(run.sandbox_id?).await.ok()??;
         let guest = self.control.guest(&sandbox).ok()?;
-        match guest.knows(&exec_id(run, 0)).await {
-            Ok(true) => Some(sandbox),
-            _ => None,
-        }
+        let programs = guest.programs().await.ok()?;
+        programs.contains_key(&exec_id(run, 0)).then_some(sandbox)
     }
 
     /// Executes runs until `stop`; then waits for those under way, and puts back what does not end in time.
@@ -281,7 +297,7 @@ impl Executor {
         {
             // Another server has the run now.
             Ok(false) => None,
-            Ok(true) => Some(self.drive(run, &sandbox, cancel).await),
+            Ok(true) => Some(Attempt::carry_out(self, run, &sandbox, cancel).await),
             Err(error) => Some(End::Lost {
                 reason: error.to_string(),
                 started: false,
@@ -300,174 +316,6 @@ impl Executor {
         written
     }
 
-    /// Runs the programs of a run one after the other; ends with the first that fails.
-    async fn drive(&self, run: &Run, sandbox: &Sandbox, cancel: &CancellationToken) -> End {
-        let lost = |error: &dyn std::fmt::Display, started| End::Lost {
-            reason: error.to_string(),
-            started,
-        };
-        let guest = match self.control.guest(sandbox) {
-            Ok(guest) => guest,
-            Err(error) => return lost(&error, false),
-        };
-        let mut log = match self.control.parts.logs.writer(run.submitted.id) {
-            Ok(log) => log,
-            Err(error) => return lost(&format!("the run's log cannot be opened: {error}"), false),
-        };
-        if run.submitted.spec.agent.is_some() || run.submitted.spec.workspace.is_some() {
-            // Said plainly instead of executing half of it.
-            let outcome = RunOutcome {
-                error: Some(
-                    "this version of the server cannot execute runs with a workspace or an agent yet".into(),
-                ),
-                log_seq: log.last_seq(),
-                ..RunOutcome::default()
-            };
-            return End::Finished(RunStatus::Failed, Box::new(outcome));
-        }
-        let started = run.started_at.unwrap_or_else(|| self.control.now());
-        let deadline = run.submitted.spec.timeout.map(|limit| started.plus(limit));
-        let mut last = Exited::default();
-        for (index, command) in run.submitted.spec.commands.iter().enumerate() {
-            let exec = exec_id(run, index);
-            if let Err(error) = guest.start(start_request(&exec, command)).await {
-                return match error {
-                    GuestError::Refused(message) => {
-                        failed(&log, format!("the program could not be started: {message}"))
-                    }
-                    GuestError::Unreachable(_) => lost(&error, false),
-                };
-            }
-            let ended = tokio::select! {
-                ended = self.follow(run, &guest, &exec, &mut log) => ended.map(|exited| (exited, None)),
-                () = cancel.cancelled() => self.end(run, &guest, &exec, &mut log, RunStatus::Cancelled).await,
-                () = self.until(deadline) => self.end(run, &guest, &exec, &mut log, RunStatus::TimedOut).await,
-                () = self.abandon.cancelled() => {
-                    return End::Lost { reason: "the server was stopped".into(), started: false };
-                }
-            };
-            match ended {
-                Err(error) => return lost(&error, true),
-                Ok((exited, Some(status))) => {
-                    let error = match status {
-                        RunStatus::Cancelled => "it was cancelled",
-                        _ => "it was ended by its time-out",
-                    };
-                    return End::Finished(status, Box::new(outcome(&exited, &log, Some(error.to_owned()))));
-                }
-                Ok((exited, None)) => last = exited,
-            }
-            // Best effort: the sandbox ends with the run anyway.
-            let _ = guest.release(&exec).await;
-            if let Some(error) = fault(&last) {
-                return End::Finished(RunStatus::Failed, Box::new(outcome(&last, &log, Some(error))));
-            }
-        }
-        if let Err(error) = log.sync() {
-            tracing::warn!(%error, run.id = %run.submitted.id, "a run's log is not durable");
-        }
-        End::Finished(RunStatus::Succeeded, Box::new(outcome(&last, &log, None)))
-    }
-
-    async fn until(&self, deadline: Option<Timestamp>) {
-        match deadline {
-            Some(deadline) => tokio::time::sleep(deadline.since(self.control.now())).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Ends a program by force and takes what it still wrote.
-    async fn end(
-        &self,
-        run: &Run,
-        guest: &Guest,
-        exec: &str,
-        log: &mut LogWriter,
-        status: RunStatus,
-    ) -> Result<(Exited, Option<RunStatus>), GuestError> {
-        let grace = Duration::from_secs(self.settings.kill_grace_seconds);
-        log.say(
-            run.attempt,
-            self.control.now(),
-            &format!("the run is {status}: its programs are ended"),
-        );
-        guest.kill(exec, grace).await?;
-        let rest = grace + Duration::from_secs(10);
-        let exited = match tokio::time::timeout(rest, self.follow(run, guest, exec, log)).await {
-            Ok(exited) => exited?,
-            // The sandbox is removed next, which ends whatever would not go.
-            Err(_) => Exited {
-                signal: 9,
-                ..Exited::default()
-            },
-        };
-        Ok((exited, Some(status)))
-    }
-
-    /// Copies output into the log until the program has ended. A broken connection is taken up again after the last piece;
-    /// a guest that does not come back within a few tries is lost.
-    async fn follow(
-        &self,
-        run: &Run,
-        guest: &Guest,
-        exec: &str,
-        log: &mut LogWriter,
-    ) -> Result<Exited, GuestError> {
-        let mut next = if exec == exec_id(run, 0) {
-            log.last_exec_seq(run.attempt) + 1
-        } else {
-            1
-        };
-        let mut failures = 0;
-        loop {
-            let mut events = match guest.attach(exec, next).await {
-                Ok(events) => events,
-                Err(error @ GuestError::Refused(_)) => return Err(error),
-                Err(error) if failures >= 5 => return Err(error),
-                Err(_) => {
-                    failures += 1;
-                    tokio::time::sleep(Duration::from_millis(100 << failures)).await;
-                    continue;
-                }
-            };
-            loop {
-                // Silence is normal; a guest that does not answer is not.
-                let event = match tokio::time::timeout(Duration::from_secs(15), events.message()).await {
-                    Err(_) if guest.healthy().await => continue,
-                    Err(_) | Ok(Err(_) | Ok(None)) => break,
-                    Ok(Ok(Some(event))) => event,
-                };
-                failures = 0;
-                next = event.seq + 1;
-                let at = Timestamp(event.time_us);
-                match event.event {
-                    Some(exec_event::Event::Stdout(data)) => {
-                        log.append(run.attempt, event.seq, at, LogStream::Stdout, &data);
-                    }
-                    Some(exec_event::Event::Stderr(data)) => {
-                        log.append(run.attempt, event.seq, at, LogStream::Stderr, &data);
-                    }
-                    Some(exec_event::Event::Dropped(up_to)) => {
-                        log.say(
-                            run.attempt,
-                            at,
-                            &format!("output up to piece {up_to} was not kept by the sandbox"),
-                        );
-                    }
-                    Some(exec_event::Event::Exited(exited)) => return Ok(exited),
-                    None => {}
-                }
-            }
-            failures += 1;
-            if failures > 5 {
-                return Err(GuestError::Unreachable(
-                    "the connection broke again and again".into(),
-                ));
-            }
-            tokio::time::sleep(Duration::from_millis(50 << failures)).await;
-        }
-    }
-
     /// Writes the end; a store that is away for a moment is waited for.
     async fn finish(&self, run: &Run, status: RunStatus, outcome: RunOutcome) -> Result<()> {
         let end = FinishRun {
@@ -480,6 +328,9 @@ impl Executor {
         let mut wait = FIRST_WAIT;
         while let Err(error) = self.control.store().finish(vec![end.clone()]).await {
             self.wait_out(error, &mut wait).await?;
+        }
+        if let Err(error) = self.control.forget_replies(run.submitted.id).await {
+            tracing::warn!(%error, run.id = %run.submitted.id, "what the run's commands were answered is still kept");
         }
         self.control.settle_run(run).await;
         Ok(())
@@ -531,49 +382,6 @@ impl Executor {
 }
 
 /// The guest's name of a program: the same after a restart of the server.
-fn exec_id(run: &Run, index: usize) -> String {
+fn exec_id(run: &Run, index: u32) -> String {
     format!("{}.{}.{index}", run.submitted.id, run.attempt)
-}
-
-fn start_request(exec_id: &str, command: &CommandSpec) -> StartRequest {
-    StartRequest {
-        exec_id: exec_id.to_owned(),
-        argv: command.argv.clone(),
-        env: command.env.clone().into_iter().collect(),
-        cwd: command.cwd.clone().unwrap_or_default(),
-        stdin: command.stdin.clone().unwrap_or_default().into_bytes().into(),
-        ..StartRequest::default()
-    }
-}
-
-fn fault(exited: &Exited) -> Option<String> {
-    match (exited.start_error.as_str(), exited.code, exited.signal) {
-        ("", 0, 0) => None,
-        ("", code, 0) => Some(format!("the program exited with code {code}")),
-        ("", _, signal) => Some(format!("the program was ended by signal {signal}")),
-        (error, ..) => Some(format!("the program could not be started: {error}")),
-    }
-}
-
-fn outcome(exited: &Exited, log: &LogWriter, error: Option<String>) -> RunOutcome {
-    let signalled = exited.signal != 0;
-    RunOutcome {
-        exit_code: (!signalled).then_some(exited.code),
-        signal: signalled.then_some(exited.signal),
-        error: match (error, log.incomplete()) {
-            (Some(error), Some(cut)) => Some(format!("{error}; {cut}")),
-            (error, _) => error,
-        },
-        log_seq: log.last_seq(),
-        ..RunOutcome::default()
-    }
-}
-
-fn failed(log: &LogWriter, error: String) -> End {
-    let outcome = RunOutcome {
-        error: Some(error),
-        log_seq: log.last_seq(),
-        ..RunOutcome::default()
-    };
-    End::Finished(RunStatus::Failed, Box::new(outcome))
 }

@@ -6,13 +6,21 @@ use hyper_util::rt::TokioIo;
 use ostler_domain::SandboxId;
 use ostler_guest_protocol::v1::guest_client::GuestClient;
 use ostler_guest_protocol::v1::{
-    AttachRequest, ExecEvent, HealthRequest, KillRequest, ListExecsRequest, ReleaseRequest, StartRequest,
+    AcceptRequest, AttachRequest, ConfigureReply, ConfigureRequest, DownloadRequest, ExecEvent,
+    HealthRequest, Incoming, KillRequest, ListExecsRequest, ReleaseRequest, StartRequest, TunnelFrame,
+    UploadFrame, UploadHeader,
 };
 use ostler_sandbox::Driver;
+use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
@@ -20,6 +28,10 @@ use tonic::{Status, Streaming};
 const CALL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// For one piece of a file; a sandbox that takes longer has gone.
+const PIECE_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of a piece of a file or of a connection.
+const PIECE: usize = 64 * 1024;
 
 /// Why the guest did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -28,13 +40,17 @@ pub(crate) enum GuestError {
     Unreachable(String),
     #[error("the sandbox refused: {0}")]
     Refused(String),
+    #[error("the sandbox has no {0}")]
+    Missing(String),
+    #[error("{0}")]
+    Local(String),
 }
 
 impl From<Status> for GuestError {
     fn from(status: Status) -> Self {
         match status.code() {
-            tonic::Code::NotFound
-            | tonic::Code::InvalidArgument
+            tonic::Code::NotFound => Self::Missing(status.message().to_owned()),
+            tonic::Code::InvalidArgument
             | tonic::Code::FailedPrecondition
             | tonic::Code::ResourceExhausted => Self::Refused(status.message().to_owned()),
             _ => Self::Unreachable(status.message().to_owned()),
@@ -116,10 +132,144 @@ impl Guest {
         .map(drop)
     }
 
-    /// Whether the guest knows this program.
-    pub(crate) async fn knows(&self, exec_id: &str) -> Result<bool, GuestError> {
+    /// The programs that the guest knows, each with the number of its last piece of output.
+    pub(crate) async fn programs(&self) -> Result<BTreeMap<String, u64>, GuestError> {
         let reply = within(CALL, self.0.clone().list_execs(ListExecsRequest {})).await?;
-        Ok(reply.execs.iter().any(|exec| exec.exec_id == exec_id))
+        Ok(reply
+            .execs
+            .into_iter()
+            .map(|exec| (exec.exec_id, exec.last_seq))
+            .collect())
+    }
+
+    /// What the guest tells of its sandbox: where the workspace and the gateway are.
+    pub(crate) async fn configure(&self) -> Result<ConfigureReply, GuestError> {
+        within(CALL, self.0.clone().configure(ConfigureRequest::default())).await
+    }
+
+    /// Copies a file into the sandbox; with `unpack` it is an archive whose content goes below `path`.
+    pub(crate) async fn upload(&self, from: &Path, path: &str, unpack: bool) -> Result<(), GuestError> {
+        let local = |error: io::Error| GuestError::Local(format!("cannot read {}: {error}", from.display()));
+        let mut file = File::open(from).await.map_err(local)?;
+        let (frames, receiver) = mpsc::channel(4);
+        let header = UploadHeader {
+            path: path.to_owned(),
+            tar: unpack,
+            mode: 0o600,
+        };
+        let send = async move {
+            let mut frame = UploadFrame {
+                header: Some(header),
+                ..UploadFrame::default()
+            };
+            loop {
+                // The receiver goes when the call has failed, which its own result tells.
+                if frames.send(frame).await.is_err() {
+                    return Ok::<_, GuestError>(());
+                }
+                let mut piece = vec![0; PIECE];
+                let n = file.read(&mut piece).await.map_err(local)?;
+                if n == 0 {
+                    return Ok(());
+                }
+                piece.truncate(n);
+                frame = UploadFrame {
+                    header: None,
+                    data: piece.into(),
+                };
+            }
+        };
+        let mut client = self.0.clone();
+        let limit = PIECE_LIMIT * 10;
+        let call = within(limit, client.upload(ReceiverStream::new(receiver)));
+        let (sent, received) = tokio::join!(send, call);
+        sent?;
+        received.map(drop)
+    }
+
+    /// Copies a file out of the sandbox into a new one, or an archive of what is there of `members` below `path`.
+    /// More than `limit` bytes are refused.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        members: &[&str],
+        to: &Path,
+        limit: u64,
+    ) -> Result<u64, GuestError> {
+        let local = |error: io::Error| GuestError::Local(format!("cannot write {}: {error}", to.display()));
+        let request = DownloadRequest {
+            path: path.to_owned(),
+            tar: !members.is_empty(),
+            members: members.iter().map(|&member| member.to_owned()).collect(),
+        };
+        let mut frames = within(CALL, self.0.clone().download(request)).await?;
+        let mut file = File::create(to).await.map_err(local)?;
+        let mut size = 0;
+        loop {
+            let frame = match tokio::time::timeout(PIECE_LIMIT, frames.message()).await {
+                Ok(frame) => frame?,
+                Err(_) => return Err(GuestError::Unreachable("a download stands still".into())),
+            };
+            let Some(frame) = frame else { break };
+            size += frame.data.len() as u64;
+            if size > limit {
+                return Err(GuestError::Refused(format!(
+                    "{path} is larger than {limit} bytes"
+                )));
+            }
+            file.write_all(&frame.data).await.map_err(local)?;
+        }
+        file.sync_all().await.map_err(local)?;
+        Ok(size)
+    }
+
+    /// The connections that programs in the sandbox make to the guest's listeners.
+    pub(crate) async fn accept(&self) -> Result<Streaming<Incoming>, GuestError> {
+        within(CALL, self.0.clone().accept(AcceptRequest {})).await
+    }
+
+    /// The bytes of one such connection, as a stream that ends when the other side or the sandbox does.
+    pub(crate) async fn tunnel(&self, connection_id: u64) -> Result<DuplexStream, GuestError> {
+        let (ours, theirs) = tokio::io::duplex(PIECE);
+        let (mut from_us, mut to_us) = tokio::io::split(theirs);
+        let (frames, receiver) = mpsc::channel(4);
+        let first = TunnelFrame {
+            connection_id,
+            ..TunnelFrame::default()
+        };
+        // The channel is new and has room.
+        let _ = frames.try_send(first);
+        let mut replies = within(CALL, self.0.clone().tunnel(ReceiverStream::new(receiver))).await?;
+        tokio::spawn(async move {
+            let out = async {
+                loop {
+                    let mut piece = vec![0; PIECE];
+                    let n = from_us.read(&mut piece).await.unwrap_or(0);
+                    piece.truncate(n);
+                    let frame = TunnelFrame {
+                        data: piece.into(),
+                        end: n == 0,
+                        ..TunnelFrame::default()
+                    };
+                    if frames.send(frame).await.is_err() || n == 0 {
+                        return;
+                    }
+                }
+            };
+            let back = async {
+                while let Ok(Some(frame)) = replies.message().await {
+                    if to_us.write_all(&frame.data).await.is_err() {
+                        return;
+                    }
+                    if frame.end {
+                        break;
+                    }
+                }
+                let _ = to_us.shutdown().await;
+            };
+            tokio::join!(out, back);
+        });
+        Ok(ours)
     }
 
     pub(crate) async fn healthy(&self) -> bool {

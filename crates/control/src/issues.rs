@@ -2,9 +2,9 @@
 
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{Issue, IssueStatus, Permission, Project, ProjectId, Run, RunKind, TaskId};
+use ostler_domain::{Issue, IssueStatus, Permission, Project, ProjectId, Run, RunId, RunKind, TaskId};
 use ostler_forge::issues::{self, Graph, Invocation, Output, SystemIds};
-use ostler_store::{Change, Filter, StoreExt};
+use ostler_store::{Change, Filter, KeptReply, StoreError, StoreExt};
 
 /// A call of `bd` from inside a sandbox.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub struct ToolCall {
     pub stdin: Vec<u8>,
     /// Whether JSON goes into an envelope.
     pub json_envelope: bool,
+    /// The caller's own id of this call: the same id again gets the same answer without a second effect.
+    pub request_id: Option<String>,
 }
 
 /// What the call printed, and its exit code.
@@ -34,6 +36,16 @@ impl From<Output> for ToolReply {
             stdout: output.stdout,
             stderr: output.stderr,
             code: output.code,
+        }
+    }
+}
+
+impl From<KeptReply> for ToolReply {
+    fn from(kept: KeptReply) -> Self {
+        Self {
+            stdout: kept.stdout,
+            stderr: kept.stderr,
+            code: kept.code,
         }
     }
 }
@@ -63,10 +75,28 @@ impl Control {
             RunKind::Planner => "planner".to_owned(),
             _ => format!("worker-{}", submitted.id),
         };
+        let keep = call.request_id.as_ref().map(|request| KeptReply {
+            id: format!("{}:{request}", submitted.id),
+            tenant_id: submitted.tenant_id,
+            run_id: submitted.id,
+            stdout: String::new(),
+            stderr: String::new(),
+            code: 0,
+            created_at: self.now(),
+        });
         // For a planner, closing the epic says that the plan is complete, so its parts are open then.
         let planning = submitted.kind == RunKind::Planner;
-        self.on_graph(&project, submitted.task_id, &actor, planning, call)
+        self.on_graph(&project, submitted.task_id, &actor, planning, call, keep)
             .await
+    }
+
+    /// Forgets what the commands of a run were answered; for when it has ended.
+    pub(crate) async fn forget_replies(&self, run: RunId) -> Result<()> {
+        let kept: Vec<KeptReply> = self.parts.store.list(Filter::by("run_id", run)).await?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.commit(kept.iter().map(Change::delete).collect()).await
     }
 
     /// Makes the epic of a new task; gives its id.
@@ -78,7 +108,9 @@ impl Control {
             argv,
             ..ToolCall::default()
         };
-        let reply = self.on_graph(project, Some(task), "ostler", true, &call).await?;
+        let reply = self
+            .on_graph(project, Some(task), "ostler", true, &call, None)
+            .await?;
         if reply.code == 0 {
             return Ok(reply.stdout.trim().to_owned());
         }
@@ -111,8 +143,14 @@ impl Control {
         actor: &str,
         epics_close_freely: bool,
         call: &ToolCall,
+        keep: Option<KeptReply>,
     ) -> Result<ToolReply> {
         retry_on_conflict!({
+            if let Some(keep) = &keep
+                && let Some(kept) = self.parts.store.get::<KeptReply, _>(keep.id.clone()).await?
+            {
+                return Ok(kept.into());
+            }
             let all: Vec<Issue> = self
                 .parts
                 .store
@@ -131,7 +169,7 @@ impl Control {
                 ..Invocation::default()
             };
             let output = issues::execute(&mut graph, &invocation, &mut SystemIds);
-            let changes: Vec<Change> = graph
+            let mut changes: Vec<Change> = graph
                 .take_changes()
                 .iter()
                 .map(|change| match change {
@@ -140,10 +178,29 @@ impl Control {
                     issues::Change::Deleted(issue) => Change::delete(issue),
                 })
                 .collect();
+            let reply = ToolReply::from(output);
             if !changes.is_empty() {
-                self.commit(changes).await?;
+                changes.extend(keep.clone().map(|keep| {
+                    Change::insert(&KeptReply {
+                        stdout: reply.stdout.clone(),
+                        stderr: reply.stderr.clone(),
+                        code: reply.code,
+                        ..keep
+                    })
+                }));
+                match self.commit(changes).await {
+                    // The same call came twice at once, and the other one was first: its answer counts.
+                    Err(ControlError::Store(StoreError::Duplicate { table, .. }))
+                        if table == "kept_replies" =>
+                    {
+                        let id = keep.as_ref().map(|keep| keep.id.clone()).unwrap_or_default();
+                        let first: Option<KeptReply> = self.parts.store.get(id).await?;
+                        return Ok(first.map_or(reply, ToolReply::from));
+                    }
+                    other => other?,
+                }
             }
-            Ok(output.into())
+            Ok(reply)
         })
     }
 }

@@ -26,7 +26,7 @@ mod work;
 pub use access::{Caller, NewSecret};
 pub use context::{Control, Parts};
 pub use error::{ControlError, Result};
-pub use executor::{Executor, ExecutorSettings};
+pub use executor::{AgentServices, Executor, ExecutorSettings};
 pub use issues::{ToolCall, ToolReply};
 pub use logs::{LogReader, LogRecord, LogStore, LogStream, LogWriter};
 pub use merge_requests::BranchDiff;

@@ -173,6 +173,11 @@ impl LogWriter {
         }
     }
 
+    /// Notes that output up to this number was not kept, so that it is not asked for again.
+    pub fn skip(&mut self, attempt: u32, exec_seq: u64) {
+        self.exec = (attempt, exec_seq);
+    }
+
     /// Appends a sentence of Ostler's own.
     pub fn say(&mut self, attempt: u32, at: Timestamp, text: &str) {
         if self.full.is_none()

@@ -17,12 +17,20 @@ struct Migration {
     down: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "base",
-    up: include_str!("../migrations/0001_base.up.sql"),
-    down: include_str!("../migrations/0001_base.down.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "base",
+        up: include_str!("../migrations/0001_base.up.sql"),
+        down: include_str!("../migrations/0001_base.down.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "replies to commands in sandboxes",
+        up: include_str!("../migrations/0002_kept_replies.up.sql"),
+        down: include_str!("../migrations/0002_kept_replies.down.sql"),
+    },
+];
 
 impl Migration {
     fn checksum(&self) -> String {

@@ -28,6 +28,7 @@ macro_rules! migrations {
 const MIGRATIONS: &[Migration] = migrations! {
     "0001_records": "records and events",
     "0002_runs": "the run queue",
+    "0003_kept_replies": "replies to commands in sandboxes",
 };
 
 /// The newest number that this program knows.

@@ -184,11 +184,35 @@ record!(AgentSession, "agent_sessions", versioned, key(subject), {
     plain subject, plain tenant_id, plain agent_session, json totals, plain expires_at, plain version,
 });
 
+/// What a command inside a sandbox was answered after it changed something, kept until its run ends: the same call again,
+/// after a broken connection or a restart of the server, gets the same answer and is not carried out twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptReply {
+    /// The run's id and the request's own, joined by a colon.
+    pub id: String,
+    /// Owner.
+    pub tenant_id: d::TenantId,
+    /// The run whose sandbox called.
+    pub run_id: d::RunId,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Exit code.
+    pub code: i32,
+    /// When it was answered.
+    pub created_at: d::Timestamp,
+}
+
+record!(KeptReply, "kept_replies", fixed, key(id), {
+    plain id, plain tenant_id, plain run_id, plain stdout, plain stderr, plain code, plain created_at,
+});
+
 /// Every table of records, in an order in which each comes after those that it refers to.
 ///
 /// References, checked at each change of a commit, and what goes with the row that is referred to:
 ///
-/// - `api_tokens` and `agent_sessions` go with their tenant. A tenant with `projects` or `sandboxes` cannot be removed
+/// - `api_tokens`, `agent_sessions` and `kept_replies` go with their tenant. A tenant with `projects` or `sandboxes` cannot be removed
 ///   ([`StoreError::Reference`]), since what they stand for outside the database must be taken down first.
 /// - `tasks`, `subtasks`, `merge_requests` and `issues` go with their project; `subtasks`, `merge_requests` and `issues`
 ///   with their task; `merge_requests` with their subtask.
@@ -209,4 +233,5 @@ pub const TABLES: &[&Table] = &[
     d::Pool::TABLE,
     d::Sandbox::TABLE,
     AgentSession::TABLE,
+    KeptReply::TABLE,
 ];

@@ -154,6 +154,8 @@ impl Guest for SimGuest {
         Ok(Response::new(v1::ConfigureReply {
             // Simulated programs use `Invocation::connect`; no port is listened on.
             gateway_url: "http://127.0.0.1:0".into(),
+            workspace: "/workspace".into(),
+            home: "/home/agent".into(),
         }))
     }
 

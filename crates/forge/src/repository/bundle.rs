@@ -65,6 +65,19 @@ impl Repository {
         })
     }
 
+    /// A place for a bundle that is to come out of a sandbox: a path where nothing is yet.
+    ///
+    /// # Errors
+    /// No directory can be made.
+    pub async fn bundle_place(&self) -> Result<Bundle> {
+        let parent = self.shared.scratch();
+        let scratch = blocking(move || Scratch::new(&parent)).await?;
+        Ok(Bundle {
+            path: scratch.path("result.bundle"),
+            _scratch: scratch,
+        })
+    }
+
     /// Takes over `branch` from a bundle that came out of a sandbox, brings the subtask's worktree to it, if there is
     /// one, and gives the new head.
     ///

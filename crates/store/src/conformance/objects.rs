@@ -75,6 +75,7 @@ pub async fn records_round_trip(store: Arc<dyn Store>) {
         ..first.clone()
     };
     round_trip(store, first, Some(second)).await;
+    round_trip(store, kept_reply(owner), None).await;
 
     for full in [true, false] {
         let first = token(owner, full);

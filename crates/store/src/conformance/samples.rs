@@ -1,6 +1,8 @@
 //! Values to store: one with every optional field set, one with none.
 
-use crate::{AgentSession, Change, ClaimRuns, ClaimSandbox, FinishRun, RequeueRun, RunClass, Store};
+use crate::{
+    AgentSession, Change, ClaimRuns, ClaimSandbox, FinishRun, KeptReply, RequeueRun, RunClass, Store,
+};
 use ostler_domain as d;
 use ostler_domain::{NewRun, Requirements, RunId, RunOutcome, RunStatus, ServerId, TenantId, Timestamp};
 use serde_json::json;
@@ -264,6 +266,19 @@ pub(super) fn sandbox(holder: Option<TenantId>, cid: Option<i64>) -> d::Sandbox 
         claimed_at: full.then_some(at(20)),
         checked_at: full.then_some(at(21)),
         version: 1,
+    }
+}
+
+pub(super) fn kept_reply(tenant_id: TenantId) -> KeptReply {
+    let run_id = RunId::new();
+    KeptReply {
+        id: format!("{run_id}:1"),
+        tenant_id,
+        run_id,
+        stdout: AWKWARD.into(),
+        stderr: String::new(),
+        code: -1,
+        created_at: at(6),
     }
 }
 
