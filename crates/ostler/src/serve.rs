@@ -5,11 +5,12 @@ use crate::settings::{DriverSettings, Settings};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
-use ostler_control::{Caller, Control, Executor, LogStore, Parts};
+use ostler_control::{AgentServices, Caller, Control, Executor, LogStore, Parts};
 use ostler_domain::{DriverKind, ServerId, SystemClock};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
+use ostler_gateway::Gateway;
 use ostler_sandbox::Driver;
 use ostler_server::ServerState;
 use ostler_store::Hint;
@@ -72,7 +73,8 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     write_connection(&control, data, &format!("http://{address}"), settings.dev).await?;
 
     let stop = CancellationToken::new();
-    let executor = Executor::new(control.clone(), settings.executor.clone());
+    let executor =
+        Executor::new(control.clone(), settings.executor.clone()).with_agents(agents(&settings, data)?);
     executor.recover().await?;
     let executing = tokio::spawn(executor.run(stop.clone()));
     let filling = tokio::spawn(fill(
@@ -171,6 +173,46 @@ fn drivers(settings: &DriverSettings) -> BTreeMap<DriverKind, Arc<dyn Driver>> {
     drivers
 }
 
+/// The way of agents to their model APIs.
+fn agents(settings: &Settings, data: &Path) -> anyhow::Result<AgentServices> {
+    let (records, mut used) = tokio::sync::mpsc::channel(1024);
+    let gateway = Gateway::new(
+        &settings.gateway.resolve(|name| std::env::var(name).ok()),
+        records,
+    )?;
+    tokio::spawn(async move {
+        while let Some(call) = used.recv().await {
+            tracing::debug!(?call, "a model was called");
+        }
+    });
+    let sessions = data.join("sessions");
+    std::fs::create_dir_all(&sessions).with_context(|| format!("cannot make {}", sessions.display()))?;
+    Ok(AgentServices {
+        gateway: Arc::new(gateway),
+        token_key: token_key(data)?,
+        sessions,
+    })
+}
+
+/// The key from which the tokens of runs are made, the same at every start.
+fn token_key(data: &Path) -> anyhow::Result<[u8; 32]> {
+    let path = data.join("token-key");
+    match std::fs::read(&path) {
+        Ok(key) => key.try_into().map_err(|_| {
+            anyhow::anyhow!(
+                "{} does not hold a key; remove it to have a new one made",
+                path.display()
+            )
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key: [u8; 32] = rand::random();
+            write_private(&path, key)?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 async fn stop_signal() {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -193,7 +235,7 @@ fn server_id(data: &Path) -> anyhow::Result<ServerId> {
             .with_context(|| format!("{} does not hold a server id", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = ServerId::new();
-            write_private(&path, &id.to_string())?;
+            write_private(&path, id.to_string())?;
             Ok(id)
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -220,12 +262,12 @@ async fn write_connection(control: &Control, data: &Path, url: &str, dev: bool) 
     };
     write_private(
         &path,
-        &serde_json::json!({ "url": url, "token": token }).to_string(),
+        serde_json::json!({ "url": url, "token": token }).to_string(),
     )
 }
 
 /// Replaces a file as a whole, readable by its owner only.
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+fn write_private(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new()
@@ -234,7 +276,7 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
             .truncate(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(content.as_ref())?;
         file.sync_all()?;
         std::fs::rename(&new, path)
     };

@@ -6,6 +6,7 @@
 use anyhow::{Context, bail};
 use ostler_agents::KindSettings;
 use ostler_control::{ExecutorSettings, WorkSettings};
+use ostler_gateway::{Credential, GatewaySettings, Secret, Upstream, UpstreamSettings};
 use ostler_server::ServerSettings;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -45,6 +46,71 @@ pub(crate) struct Settings {
     pub(crate) executor: ExecutorSettings,
     /// Drivers.
     pub(crate) drivers: DriverSettings,
+    /// Model APIs.
+    pub(crate) gateway: GatewayConfig,
+}
+
+/// The model APIs that agents reach through the server. A key that is not set here is taken from the variable that the
+/// provider's own programs read, such as `ANTHROPIC_API_KEY`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct GatewayConfig {
+    /// Anthropic.
+    pub(crate) anthropic: UpstreamConfig,
+    /// OpenAI.
+    pub(crate) openai: UpstreamConfig,
+    /// Google Gemini.
+    pub(crate) gemini: UpstreamConfig,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct UpstreamConfig {
+    /// Base URL, `https` unless it is on loopback; the provider's own when absent.
+    pub(crate) base_url: Option<String>,
+    /// Key of the API.
+    pub(crate) api_key: Option<String>,
+    /// Token of a sign-in, or of a proxy in between; goes before a key.
+    pub(crate) auth_token: Option<String>,
+}
+
+impl GatewayConfig {
+    /// As the gateway wants it, with what the environment has.
+    pub(crate) fn resolve(&self, variable: impl Fn(&str) -> Option<String> + Copy) -> GatewaySettings {
+        let upstreams = Upstream::ALL.map(|upstream| {
+            let own = match upstream {
+                Upstream::Anthropic => &self.anthropic,
+                Upstream::OpenAi => &self.openai,
+                Upstream::Gemini => &self.gemini,
+            };
+            let token = own
+                .auth_token
+                .clone()
+                .map(|token| Credential::Bearer(Secret::new(token)));
+            let key = own
+                .api_key
+                .clone()
+                .map(|key| Credential::ApiKey(Secret::new(key)));
+            let settings = UpstreamSettings {
+                base_url: own.base_url.clone(),
+                credential: token.or(key).or_else(|| Credential::from_env(upstream, variable)),
+            };
+            (upstream, settings)
+        });
+        GatewaySettings {
+            upstreams: upstreams.into(),
+            ..GatewaySettings::default()
+        }
+    }
+
+    fn redact(&mut self) {
+        for own in [&mut self.anthropic, &mut self.openai, &mut self.gemini] {
+            for secret in [&mut own.api_key, &mut own.auth_token] {
+                *secret = secret.take().map(|_| "***".to_owned());
+            }
+        }
+    }
 }
 
 /// Which drivers the server has.
@@ -68,6 +134,7 @@ impl Default for Settings {
             agents: KindSettings::default(),
             executor: ExecutorSettings::default(),
             drivers: DriverSettings::default(),
+            gateway: GatewayConfig::default(),
         }
     }
 }
@@ -107,10 +174,11 @@ impl Settings {
         Table::try_into(table).context("the settings in OSTLER_ environment variables are not right")
     }
 
-    /// As TOML, without the password of the database.
+    /// As TOML, without secrets.
     pub(crate) fn redacted(&self) -> anyhow::Result<String> {
         let mut shown = self.clone();
         shown.database = shown.database.map(|url| redact_url(&url));
+        shown.gateway.redact();
         Ok(toml::to_string_pretty(&shown)?)
     }
 }
@@ -194,6 +262,24 @@ mod tests {
     }
 
     #[test]
+    fn keys_come_from_the_settings_or_else_from_the_environment() {
+        let settings = load("", &[("OSTLER_GATEWAY__OPENAI__API_KEY", "set")]).unwrap();
+        let gateway = settings.gateway.resolve(|name| {
+            (name == "ANTHROPIC_API_KEY" || name == "OPENAI_API_KEY").then(|| "env".to_owned())
+        });
+        let key = |upstream| gateway.upstreams[&upstream].credential.clone();
+        assert_eq!(
+            key(Upstream::OpenAi),
+            Some(Credential::ApiKey(Secret::new("set")))
+        );
+        assert_eq!(
+            key(Upstream::Anthropic),
+            Some(Credential::ApiKey(Secret::new("env")))
+        );
+        assert_eq!(key(Upstream::Gemini), None);
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         let error = format!("{:#}", load("[work]\nworker_atempts = 3\n", &[]).unwrap_err());
         assert!(
@@ -205,11 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn the_database_password_is_not_shown() {
-        let settings = Settings {
+    fn secrets_are_not_shown() {
+        let mut settings = Settings {
             database: Some("postgres://me:planted@db:5432/x".into()),
             ..Settings::default()
         };
+        settings.gateway.anthropic.api_key = Some("planted".into());
         let shown = settings.redacted().unwrap();
         assert!(
             shown.contains("postgres://me:***@db:5432/x") && !shown.contains("planted"),
