@@ -20,3 +20,4 @@ lint:
 
 unit:
 	cargo nextest run --workspace --no-fail-fast
+	python3 examples/test_demo_agent.py

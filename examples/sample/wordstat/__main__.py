@@ -1,0 +1,5 @@
+import sys
+
+from wordstat.cli import main
+
+sys.exit(main())
