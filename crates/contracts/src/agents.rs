@@ -44,13 +44,14 @@ pub struct ConfigureAgent {
     pub tool_allowlist: Option<Vec<String>>,
 }
 
-/// Executes a program in a sandbox that the tenant holds, to its end.
+/// Executes a program in a sandbox that the tenant holds. The answer is a stream of server-sent events: `output` with a
+/// [`crate::LogLine`] each, numbered from 1, and at last one `exit` with an [`ExecEnd`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecAgent {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Environment.
+    /// Environment, over that of the agent's configuration.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Working directory.
@@ -62,23 +63,29 @@ pub struct ExecAgent {
     /// Seconds until it is ended by force; 60 when absent, at most 3600.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
+    /// Output as the exact bytes in base 64 instead of text.
+    #[serde(default)]
+    pub base64: bool,
 }
 
-/// What a program did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ExecReply {
-    /// Exit code.
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct ExecEnd {
+    /// Exit code, when it ended by itself.
     pub exit_code: Option<i32>,
     /// Signal that ended it.
     pub signal: Option<i32>,
-    /// Whether the time-out ended it.
+    /// Whether its time-out ended it.
     pub timed_out: bool,
-    /// What it wrote, at most 1 MiB.
-    pub stdout: String,
-    /// What it wrote to standard error, at most 1 MiB.
-    pub stderr: String,
-    /// Whether either was longer and has been cut.
-    pub truncated: bool,
+    /// Why it could not be started, or why its end is not known.
+    pub error: Option<String>,
+}
+
+/// What an upload did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UploadedFile {
+    /// Size of the file, bytes.
+    pub bytes: u64,
 }
 
 /// A sandbox.

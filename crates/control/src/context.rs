@@ -1,5 +1,6 @@
 //! What all use cases share.
 
+use crate::reconcilers::Reconcilers;
 use crate::{ControlError, LogStore, Result, WorkSettings};
 use ostler_agents::{Kinds, Prompts};
 use ostler_domain::{
@@ -39,6 +40,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Control {
     pub(crate) parts: Arc<Parts>,
+    pub(crate) reconcilers: Arc<Reconcilers>,
 }
 
 impl Control {
@@ -46,6 +48,7 @@ impl Control {
     pub fn new(parts: Parts) -> Self {
         Self {
             parts: Arc::new(parts),
+            reconcilers: Arc::default(),
         }
     }
 

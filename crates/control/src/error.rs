@@ -35,6 +35,9 @@ pub enum ControlError {
     /// It is understood, but cannot be done as asked.
     #[error("{0}")]
     Unprocessable(String),
+    /// More than is allowed.
+    #[error("{0}")]
+    TooLarge(String),
     /// Something that is needed is not available now.
     #[error("{0}")]
     Unavailable(String),
@@ -60,6 +63,7 @@ impl ControlError {
             Self::Unauthorized(_) => ErrorCode::Unauthorized,
             Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::Conflict(_) | Self::Transition(_) => ErrorCode::Conflict,
+            Self::TooLarge(_) => ErrorCode::TooLarge,
             Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::Store(error) => store_code(error),
             Self::Forge(error) => forge_code(error),

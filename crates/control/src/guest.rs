@@ -60,7 +60,7 @@ impl From<Status> for GuestError {
 
 /// A connection that is opened again by itself; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Guest(GuestClient<Channel>);
+pub(crate) struct Guest(pub(crate) GuestClient<Channel>);
 
 impl Guest {
     /// Connects at the first call.

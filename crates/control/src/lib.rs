@@ -7,6 +7,7 @@
 //! settling again.
 
 mod access;
+mod agents;
 mod conflict;
 mod context;
 mod error;
@@ -16,6 +17,7 @@ mod issues;
 mod logs;
 mod merge_requests;
 mod projects;
+mod reconcilers;
 mod runs;
 mod sandboxes;
 mod settings;
@@ -24,6 +26,7 @@ mod tasks;
 mod work;
 
 pub use access::{Caller, NewSecret};
+pub use agents::{AgentCommand, AgentFile, AgentOutput, MAX_EXEC, NewAgent};
 pub use context::{Control, Parts};
 pub use error::{ControlError, Result};
 pub use executor::{AgentServices, Executor, ExecutorSettings};

@@ -227,7 +227,7 @@ impl Control {
     }
 }
 
-fn impossible(verdicts: &[PoolVerdict]) -> String {
+pub(crate) fn impossible(verdicts: &[PoolVerdict]) -> String {
     if verdicts.is_empty() {
         return "no pool is set up; make one with `ostler pool set`".into();
     }

@@ -1,12 +1,13 @@
 //! Who asks.
 
-use crate::ServerState;
 use crate::error::ApiError;
+use crate::{ServerState, origin};
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use ostler_contracts::ErrorCode;
 use ostler_control::Caller;
+use std::time::Instant;
 
 /// The caller of a handler that needs one.
 pub(crate) struct Auth(pub(crate) Caller);
@@ -15,8 +16,11 @@ impl FromRequestParts<ServerState> for Auth {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &ServerState) -> Result<Self, ApiError> {
-        match parts.headers.get(AUTHORIZATION) {
-            None if state.development => Ok(Self(Caller::administrator())),
+        let caller = match parts.headers.get(AUTHORIZATION) {
+            None if state.development => {
+                origin::check_development(parts, &state.settings.cors_origins)?;
+                Ok(Caller::administrator())
+            }
             None => Err(ApiError::new(
                 ErrorCode::Unauthorized,
                 "a token is needed: send `Authorization: Bearer <token>`; `ostler token create` makes one",
@@ -32,9 +36,14 @@ impl FromRequestParts<ServerState> for Auth {
                         "the Authorization header must be `Bearer <token>`",
                     )
                 })?;
-                Ok(Self(state.control.authenticate(secret.trim()).await?))
+                Ok(state.control.authenticate(secret.trim()).await?)
             }
-        }
+        }?;
+        state
+            .rate
+            .take(caller.token_id, Instant::now())
+            .map_err(ApiError::rate_limited)?;
+        Ok(Self(caller))
     }
 }
 

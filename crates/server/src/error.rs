@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ostler_contracts::{ErrorBody, ErrorCode, ErrorDetail};
 use ostler_control::ControlError;
+use std::time::Duration;
 
 tokio::task_local! {
     /// The id of the request being served, for error bodies.
@@ -17,6 +18,7 @@ tokio::task_local! {
 pub(crate) struct ApiError {
     code: ErrorCode,
     message: String,
+    retry_after: Option<Duration>,
 }
 
 impl ApiError {
@@ -24,6 +26,18 @@ impl ApiError {
         Self {
             code,
             message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// Too many requests; the next one can be made after this time.
+    pub(crate) fn rate_limited(after: Duration) -> Self {
+        Self {
+            retry_after: Some(after),
+            ..Self::new(
+                ErrorCode::RateLimited,
+                "this token makes too many requests; wait as long as the header Retry-After says",
+            )
         }
     }
 }
@@ -42,7 +56,7 @@ impl From<ControlError> for ApiError {
             message = format!("{message}: {inner}");
             source = inner.source();
         }
-        Self { code, message }
+        Self::new(code, message)
     }
 }
 
@@ -84,6 +98,12 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            response
+                .headers_mut()
+                .insert("retry-after", HeaderValue::from(seconds.max(1)));
         }
         response
     }

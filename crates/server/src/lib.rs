@@ -6,8 +6,11 @@
 mod auth;
 mod error;
 mod limits;
+mod origin;
+mod rate;
 mod routes;
 mod state;
 
+pub use origin::Origin;
 pub use routes::{openapi, router};
 pub use state::{ServerSettings, ServerState};

@@ -1,9 +1,9 @@
 //! What holds for every request: its id, its time, and errors in our form where a layer answers instead of a handler.
 
-use crate::ServerState;
 use crate::error::{ApiError, REQUEST_ID};
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use crate::{ServerState, routes};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ostler_contracts::ErrorCode;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Gives the request its id (the caller's own, if it is a sane one), limits its time to the first byte, and logs it.
-/// Streams begin within that time and may then last as long as they like.
+/// Streams begin within that time and may then last as long as they like; an upload is a stream as well, and must only not
+/// stand still.
 pub(crate) async fn every_request(
     State(state): State<ServerState>,
     request: Request,
@@ -36,7 +37,15 @@ pub(crate) async fn every_request(
         Instant::now(),
     );
     let limit = Duration::from_secs(state.settings.request_timeout_seconds);
+    let upload = method == Method::PUT
+        && request
+            .extensions()
+            .get::<MatchedPath>()
+            .is_some_and(|path| path.as_str().ends_with(routes::UPLOAD));
     let served = async {
+        if upload {
+            return next.run(request).await;
+        }
         match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::new(

@@ -1,6 +1,7 @@
 //! All paths.
 
 mod access;
+mod agents;
 mod events;
 mod merge_requests;
 mod pools;
@@ -10,7 +11,7 @@ mod subtasks;
 mod system;
 mod tasks;
 
-use crate::{ServerState, limits};
+use crate::{ServerState, limits, origin};
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
@@ -19,11 +20,14 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
+/// How the path of files ends, whose requests may take as long as they like.
+pub(crate) const UPLOAD: &str = "/agents/{id}/files";
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Ostler", description = "Self-hosted orchestrator for coding agents."),
     security(("token" = [])),
-    components(schemas(ostler_contracts::ErrorBody))
+    components(schemas(ostler_contracts::ErrorBody, ostler_contracts::ExecEnd))
 )]
 struct Document;
 
@@ -56,6 +60,13 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::explain))
         .routes(routes!(runs::logs))
+        .routes(routes!(agents::provision, agents::list))
+        .routes(routes!(agents::get, agents::destroy))
+        .routes(routes!(agents::configure))
+        .routes(routes!(agents::exec).layer(large))
+        .routes(routes!(agents::pause))
+        .routes(routes!(agents::resume))
+        .routes(routes!(agents::upload, agents::download))
         .routes(routes!(pools::list))
         .routes(routes!(pools::set))
         .routes(routes!(pools::sandboxes))
@@ -66,6 +77,7 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(access::revoke_token))
         .routes(routes!(system::health))
         .routes(routes!(system::kinds))
+        .routes(routes!(system::reconcilers))
 }
 
 /// The OpenAPI document of the whole interface; the same for the same program.
@@ -85,6 +97,7 @@ pub fn router(state: ServerState) -> Router {
     let (api, _) = api(state.settings.text_body_limit).split_for_parts();
     let document = openapi();
     let small = DefaultBodyLimit::max(state.settings.body_limit);
+    let cors = origin::cors(&state.settings.cors_origins);
     Router::new()
         .nest("/api/v1", api)
         .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
@@ -97,5 +110,6 @@ pub fn router(state: ServerState) -> Router {
             state.clone(),
             limits::every_request,
         ))
+        .layer(cors)
         .with_state(state)
 }

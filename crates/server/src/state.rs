@@ -1,5 +1,7 @@
 //! What handlers share.
 
+use crate::origin::Origin;
+use crate::rate::RateLimit;
 use ostler_agents::Kinds;
 use ostler_control::{Control, LogStore};
 use serde::{Deserialize, Serialize};
@@ -15,8 +17,16 @@ pub struct ServerSettings {
     pub body_limit: usize,
     /// Bytes of a request body with a description or a command.
     pub text_body_limit: usize,
+    /// Bytes of a file that is copied into an agent.
+    pub upload_limit: u64,
     /// Seconds that a request may take; streams are exempt.
     pub request_timeout_seconds: u64,
+    /// Requests of one token per second, over time; 0 for no limit.
+    pub rate_per_second: u32,
+    /// Requests of one token at once.
+    pub rate_burst: u32,
+    /// Origins of web pages, besides the server's own, that may use the interface.
+    pub cors_origins: Vec<Origin>,
 }
 
 impl Default for ServerSettings {
@@ -24,7 +34,11 @@ impl Default for ServerSettings {
         Self {
             body_limit: 10 * 1024,
             text_body_limit: 1024 * 1024,
+            upload_limit: 1 << 30,
             request_timeout_seconds: 60,
+            rate_per_second: 1000,
+            rate_burst: 2000,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -39,6 +53,7 @@ pub struct ServerState {
     pub(crate) settings: ServerSettings,
     pub(crate) development: bool,
     pub(crate) started: Instant,
+    pub(crate) rate: Arc<RateLimit>,
     accepting: Arc<AtomicBool>,
 }
 
@@ -52,8 +67,10 @@ impl ServerState {
         settings: ServerSettings,
         development: bool,
     ) -> Self {
+        let rate = Arc::new(RateLimit::new(settings.rate_per_second, settings.rate_burst));
         Self {
             control,
+            rate,
             logs,
             kinds,
             default_kind,

@@ -281,16 +281,20 @@ fn follow(
 }
 
 fn line(record: &LogRecord, base64: bool) -> LogLine {
-    let text = if base64 {
-        base64::engine::general_purpose::STANDARD.encode(&record.bytes)
-    } else {
-        String::from_utf8_lossy(&record.bytes).into_owned()
-    };
     LogLine {
         seq: record.seq,
         at: record.at.into(),
         stream: record.stream.as_str().to_owned(),
-        text,
+        text: text(&record.bytes, base64),
         base64,
+    }
+}
+
+/// Output as the interface has it.
+pub(super) fn text(bytes: &[u8], base64: bool) -> String {
+    if base64 {
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    } else {
+        String::from_utf8_lossy(bytes).into_owned()
     }
 }

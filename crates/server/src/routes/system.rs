@@ -6,7 +6,7 @@ use crate::error::ApiResult;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Html;
-use ostler_contracts::{ErrorBody, Health, KindView};
+use ostler_contracts::{ErrorBody, Health, KindView, ReconcilerView};
 
 /// Whether the server can do its work. Needs no token; counters of runs are shown to those who have one.
 #[utoipa::path(get, path = "/health", tag = "system", security(()),
@@ -51,6 +51,21 @@ pub(super) async fn kinds(
         default: kind.name() == state.default_kind,
     });
     Ok(Json(kinds.collect()))
+}
+
+/// What this server does again and again by itself, and how the last round went.
+#[utoipa::path(get, path = "/reconcilers", tag = "system",
+    responses(
+        (status = 200, description = "Done", body = Vec<ReconcilerView>),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+    )
+)]
+pub(super) async fn reconcilers(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+) -> ApiResult<Json<Vec<ReconcilerView>>> {
+    Ok(Json(state.control.reconcilers(&caller)?))
 }
 
 /// The interface for people: made in the browser from the OpenAPI document, with nothing from elsewhere.

@@ -1,0 +1,332 @@
+//! Agents: the sandboxes of a tenant.
+
+use super::runs::text;
+use crate::ServerState;
+use crate::auth::Auth;
+use crate::error::ApiResult;
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use ostler_contracts::{
+    ConfigureAgent, ErrorBody, ExecAgent, LogLine, ProvisionAgent, ProvisionReply, SandboxView, UploadedFile,
+};
+use ostler_control::{AgentCommand, AgentOutput, ControlError, NewAgent};
+use ostler_domain::{CommandSpec, SandboxId};
+use serde::Deserialize;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+/// Which file.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileQuery {
+    /// Absolute path in the sandbox.
+    path: String,
+}
+
+/// Which file is written, and how.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UploadQuery {
+    /// Absolute path in the sandbox; directories on the way are made.
+    path: String,
+    /// Permission bits as an octal number; 644 when absent.
+    mode: Option<String>,
+}
+
+/// Gives the tenant a sandbox: a warm one of the pool if there is one, otherwise a new one, and says why. If the
+/// connection is closed before the answer, the sandbox ends.
+#[utoipa::path(post, path = "/agents", tag = "agents", request_body = ProvisionAgent,
+    responses(
+        (status = 201, description = "Done", body = ProvisionReply),
+        (status = 400, description = "The request is not understood", body = ErrorBody),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 422, description = "No pool satisfies the requirements; the message says of each why", body = ErrorBody),
+        (status = 503, description = "The pool is full, or its sandboxes do not start", body = ErrorBody),
+    )
+)]
+pub(super) async fn provision(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    body: Result<Json<ProvisionAgent>, JsonRejection>,
+) -> ApiResult<(StatusCode, Json<ProvisionReply>)> {
+    let start = Instant::now();
+    let Json(body) = body?;
+    let new = NewAgent {
+        department_id: body.department_id,
+        pool: body.pool,
+        requirements: body.requirements,
+        config: body.config,
+        tool_allowlist: body.tool_allowlist,
+    };
+    let claimed = state.control.provision_agent(&caller, new).await?;
+    let reply = ProvisionReply {
+        agent: claimed.sandbox.into(),
+        warm: claimed.cold_reason.is_none(),
+        cold_reason: claimed.cold_reason,
+        ready_ms: start.elapsed().as_millis() as u64,
+    };
+    Ok((StatusCode::CREATED, Json(reply)))
+}
+
+/// The tenant's agents that are not gone, newest first.
+#[utoipa::path(get, path = "/agents", tag = "agents",
+    responses(
+        (status = 200, description = "Done", body = Vec<SandboxView>),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+    )
+)]
+pub(super) async fn list(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+) -> ApiResult<Json<Vec<SandboxView>>> {
+    let agents = state.control.agents(&caller).await?;
+    Ok(Json(agents.into_iter().map(Into::into).collect()))
+}
+
+/// One agent, also one that is gone.
+#[utoipa::path(get, path = "/agents/{id}", tag = "agents", params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 200, description = "Done", body = SandboxView),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+    )
+)]
+pub(super) async fn get(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+) -> ApiResult<Json<SandboxView>> {
+    let Path(id) = path?;
+    Ok(Json(state.control.agent(&caller, id).await?.into()))
+}
+
+/// Ends an agent with everything in it. Repeating it changes nothing; what could not be removed is tried again.
+#[utoipa::path(delete, path = "/agents/{id}", tag = "agents", params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 204, description = "Done"),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+        (status = 503, description = "Not everything of it could be removed; the message says what", body = ErrorBody),
+    )
+)]
+pub(super) async fn destroy(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+) -> ApiResult<StatusCode> {
+    let Path(id) = path?;
+    state.control.destroy_agent(&caller, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes the configuration or the list of commands of an agent, for programs started from now on.
+#[utoipa::path(post, path = "/agents/{id}/configure", tag = "agents", request_body = ConfigureAgent,
+    params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 200, description = "Done", body = SandboxView),
+        (status = 400, description = "The request is not understood", body = ErrorBody),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+        (status = 409, description = "It does not fit the present state", body = ErrorBody),
+    )
+)]
+pub(super) async fn configure(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+    body: Result<Json<ConfigureAgent>, JsonRejection>,
+) -> ApiResult<Json<SandboxView>> {
+    let (Path(id), Json(body)) = (path?, body?);
+    let agent = state
+        .control
+        .configure_agent(&caller, id, body.config, body.tool_allowlist)
+        .await?;
+    Ok(Json(agent.into()))
+}
+
+/// Executes a program. The answer is a stream of server-sent events: `output` with a LogLine each, whose id is its
+/// number, and at last one `exit` with an ExecEnd. Whoever closes the connection ends the program with all of its
+/// children; so does the time-out. A program must not be started again to read on: what has to outlive a connection is
+/// a run.
+#[utoipa::path(post, path = "/agents/{id}/exec", tag = "agents", request_body = ExecAgent,
+    params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 200, description = "It was started", body = LogLine, content_type = "text/event-stream"),
+        (status = 400, description = "The request is not understood", body = ErrorBody),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+        (status = 409, description = "It does not fit the present state", body = ErrorBody),
+        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
+        (status = 503, description = "The agent does not answer", body = ErrorBody),
+    )
+)]
+pub(super) async fn exec(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+    body: Result<Json<ExecAgent>, JsonRejection>,
+) -> ApiResult<Response> {
+    let (Path(id), Json(body)) = (path?, body?);
+    let base64 = body.base64;
+    let new = AgentCommand {
+        command: CommandSpec {
+            argv: body.command,
+            env: body.env,
+            cwd: body.cwd,
+            stdin: body.stdin,
+        },
+        timeout: body.timeout_seconds.map(Duration::from_secs),
+    };
+    let mut output = state.control.exec_agent(&caller, id, new).await?;
+    let events = async_stream::stream! {
+        while let Some(item) = output.recv().await {
+            let event = match item {
+                AgentOutput::Piece { seq, at, stream, bytes } => {
+                    let line = LogLine {
+                        seq,
+                        at: at.into(),
+                        stream: stream.as_str().to_owned(),
+                        text: text(&bytes, base64),
+                        base64,
+                    };
+                    Event::default().id(seq.to_string()).event("output").json_data(line)
+                }
+                AgentOutput::Ended(end) => Event::default().event("exit").json_data(end),
+            };
+            if let Ok(event) = event {
+                yield Ok::<_, Infallible>(event);
+            }
+        }
+    };
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// Freezes all programs of an agent, where its driver can. Nothing in it answers until it is resumed.
+#[utoipa::path(post, path = "/agents/{id}/pause", tag = "agents", params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 204, description = "Done"),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+        (status = 409, description = "It does not fit the present state", body = ErrorBody),
+        (status = 422, description = "Its driver cannot pause", body = ErrorBody),
+        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+    )
+)]
+pub(super) async fn pause(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+) -> ApiResult<StatusCode> {
+    let Path(id) = path?;
+    state.control.pause_agent(&caller, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lets the programs of a paused agent go on.
+#[utoipa::path(post, path = "/agents/{id}/resume", tag = "agents", params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 204, description = "Done"),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+        (status = 409, description = "It does not fit the present state", body = ErrorBody),
+        (status = 422, description = "Its driver cannot pause", body = ErrorBody),
+        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+    )
+)]
+pub(super) async fn resume(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+) -> ApiResult<StatusCode> {
+    let Path(id) = path?;
+    state.control.resume_agent(&caller, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Writes a file in an agent, whole or not at all. It may take as long as it likes, but not stand still for a minute.
+#[utoipa::path(put, path = "/agents/{id}/files", tag = "agents",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    params(("id" = String, Path, description = "Id"), UploadQuery),
+    responses(
+        (status = 200, description = "Done", body = UploadedFile),
+        (status = 400, description = "The request is not understood", body = ErrorBody),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+        (status = 409, description = "It does not fit the present state", body = ErrorBody),
+        (status = 413, description = "The file is larger than allowed", body = ErrorBody),
+        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
+        (status = 503, description = "The agent does not answer", body = ErrorBody),
+    )
+)]
+pub(super) async fn upload(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+    query: Result<Query<UploadQuery>, QueryRejection>,
+    body: Body,
+) -> ApiResult<Json<UploadedFile>> {
+    let (Path(id), Query(query)) = (path?, query?);
+    let mode = query.mode.as_deref().unwrap_or("0");
+    let mode = u32::from_str_radix(mode, 8).map_err(|_| {
+        ControlError::Invalid(format!("`mode` must be an octal number like 644, not `{mode}`"))
+    })?;
+    let limit = state.settings.upload_limit;
+    let content = body.into_data_stream();
+    let bytes = state
+        .control
+        .upload_to_agent(&caller, id, &query.path, mode, limit, content)
+        .await?;
+    Ok(Json(UploadedFile { bytes }))
+}
+
+/// Reads a file of an agent.
+#[utoipa::path(get, path = "/agents/{id}/files", tag = "agents",
+    params(("id" = String, Path, description = "Id"), FileQuery),
+    responses(
+        (status = 200, description = "Done", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 400, description = "The request is not understood", body = ErrorBody),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such agent for this tenant, or no such file in it", body = ErrorBody),
+        (status = 409, description = "It does not fit the present state", body = ErrorBody),
+        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
+        (status = 503, description = "The agent does not answer", body = ErrorBody),
+    )
+)]
+pub(super) async fn download(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<SandboxId>, PathRejection>,
+    query: Result<Query<FileQuery>, QueryRejection>,
+) -> ApiResult<Response> {
+    let (Path(id), Query(query)) = (path?, query?);
+    let mut file = state
+        .control
+        .download_from_agent(&caller, id, &query.path)
+        .await?;
+    let pieces = async_stream::stream! {
+        while let Some(piece) = file.next().await {
+            if let Err(error) = &piece {
+                tracing::warn!(%error, "a download broke off");
+            }
+            yield piece as Result<Bytes, ControlError>;
+        }
+    };
+    let kind = (CONTENT_TYPE, "application/octet-stream");
+    Ok(([kind], Body::from_stream(pieces)).into_response())
+}
