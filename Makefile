@@ -1,10 +1,14 @@
 # The commands of the README. Each runs on a fresh Debian 12 with Rust, Node 20 and Python.
 
-.PHONY: build test lint unit
+.PHONY: build demo test lint unit
 
 # The release binary, in target/release/ostler.
 build:
 	cargo build --release --package ostler
+
+# A task in words becomes merged, tested code: a server in a temporary directory, a sample project, an agent.
+demo: build
+	scripts/demo
 
 # Everything that must hold before a commit: what continuous integration runs.
 test:
