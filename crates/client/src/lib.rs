@@ -1,1 +1,15 @@
-//! The typed HTTP client.
+//! The typed HTTP client: one method per route of the interface, and followers of its streams.
+//!
+//! Bodies are the types of [`ostler_contracts`], so that client and server cannot drift apart. What can be asked again
+//! without harm (a GET) is asked again when no connection came about; nothing else ever is.
+
+mod calls;
+mod error;
+mod follow;
+mod http;
+mod sse;
+
+pub use calls::{Exec, ExecItem, LogLines, RunQuery};
+pub use error::ClientError;
+pub use follow::{Followed, Follower, LogItem};
+pub use http::Client;

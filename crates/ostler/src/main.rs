@@ -1,32 +1,74 @@
 //! The one program: the server, its tools, and the command line of its interface.
 
 mod database;
+#[cfg(test)]
+mod help;
 mod migrate;
 mod serve;
 mod settings;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use settings::Settings;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Heading of what every command takes.
+const GLOBAL: &str = "Global options";
+
 /// Self-hosted orchestrator for coding agents.
 #[derive(Debug, Parser)]
-#[command(name = "ostler", version)]
+#[command(name = "ostler", version, after_help = ostler_cli::EXIT_CODES)]
 struct Arguments {
     /// Data directory; `~/.local/share/ostler` when absent.
-    #[arg(long, global = true, env = "OSTLER_DATA", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "OSTLER_DATA",
+        value_name = "DIR",
+        hide_env_values = true,
+        help_heading = GLOBAL
+    )]
     data: Option<PathBuf>,
 
     /// Print JSON for programs.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
 
     /// Settings file; `config.toml` in the data directory when absent.
-    #[arg(long, global = true, env = "OSTLER_CONFIG", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "OSTLER_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true,
+        help_heading = GLOBAL
+    )]
     config: Option<PathBuf>,
+
+    /// URL of the server that commands talk to; that of the data directory when absent.
+    #[arg(
+        long,
+        global = true,
+        env = "OSTLER_SERVER",
+        value_name = "URL",
+        hide_env_values = true,
+        help_heading = GLOBAL
+    )]
+    server: Option<String>,
+
+    /// API token; that of the data directory when absent. Others on this machine can see arguments: better set the
+    /// variable.
+    #[arg(
+        long,
+        global = true,
+        env = "OSTLER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        help_heading = GLOBAL
+    )]
+    token: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -59,6 +101,8 @@ enum Command {
     },
     /// Print the version.
     Version,
+    #[command(flatten)]
+    Client(ostler_cli::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,20 +120,32 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let json = arguments.json;
     match runtime.block_on(run(arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let message = format!("{error:#}");
+            if json {
+                // The shape of the server's own errors.
+                eprintln!(
+                    "{}",
+                    serde_json::json!({ "error": { "code": null, "message": message } })
+                );
+            } else {
+                eprintln!("error: {message}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments {
         data,
         json,
         config,
+        server,
+        token,
         command,
     } = arguments;
     let data = settings::data_directory(data)?;
@@ -105,39 +161,55 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             settings.database = database.or(settings.database);
             settings.dev |= dev;
             log_to_stderr(settings.log_json);
-            serve::serve(settings, &data).await
+            serve::serve(settings, &data).await?;
         }
         Command::Migrate(migrate) => {
             let store = database::open(load()?.database.as_deref(), &data, true).await?;
             let done = migrate.run(store.as_ref(), json).await;
             store.close().await;
-            done
+            done?;
         }
         Command::Config(ConfigCommand::Print) => {
             let settings = load()?;
             if json {
-                let mut value = serde_json::to_value(&settings)?;
                 let shown: toml::Table = settings.redacted()?.parse()?;
-                value["database"] = serde_json::to_value(shown.get("database"))?;
-                println!("{value:#}");
+                print(&format!("{:#}\n", serde_json::to_value(shown)?))?;
             } else {
-                print!("{}", settings.redacted()?);
+                print(&settings.redacted()?)?;
             }
-            Ok(())
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "ostler", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "ostler", &mut script);
+            print(&String::from_utf8(script)?)?;
         }
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
             if json {
-                println!("{}", serde_json::json!({ "version": version }));
+                print(&format!("{:#}\n", serde_json::json!({ "version": version })))?;
             } else {
-                println!("ostler {version}");
+                print(&format!("ostler {version}\n"))?;
             }
-            Ok(())
         }
+        Command::Client(command) => {
+            let context = ostler_cli::Context {
+                data,
+                json,
+                server,
+                token,
+            };
+            return Ok(ostler_cli::run(command, context).await);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// To standard output; that nobody reads on is no error.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use ostler_store::Store;
+use std::fmt::Write;
 
 /// What to do with the schema.
 #[derive(Debug, Subcommand)]
@@ -38,12 +39,14 @@ impl Migrate {
                 .iter()
                 .map(|m| serde_json::json!({ "version": m.version, "name": m.name, "applied": m.applied }))
                 .collect();
-            println!("{:#}", serde_json::Value::from(rows));
+            crate::print(&format!("{:#}\n", serde_json::Value::from(rows)))?;
         } else {
+            let mut text = String::new();
             for migration in status {
                 let mark = if migration.applied { "applied" } else { "pending" };
-                println!("{:>4}  {mark}  {}", migration.version, migration.name);
+                writeln!(text, "{:>4}  {mark}  {}", migration.version, migration.name)?;
             }
+            crate::print(&text)?;
         }
         Ok(())
     }

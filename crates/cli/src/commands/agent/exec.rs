@@ -1,0 +1,80 @@
+//! `ostler agent exec`.
+
+use crate::commands::Outcome;
+use crate::context::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::input::{duration, pair, stdin_text};
+use ostler_client::ExecItem;
+use ostler_contracts::{ExecAgent, ExecEnd};
+use std::time::Duration;
+
+/// What is executed, and where.
+#[derive(Debug, clap::Args)]
+pub struct Exec {
+    /// Id, or the end of it.
+    #[arg(value_name = "AGENT")]
+    agent: String,
+    /// Ended by force after this time, such as 30s or 5m, at most 1h; 60s when absent.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Environment, over that of the configuration; may be repeated.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Working directory in the sandbox.
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Give the program what this command reads on its standard input, up to 1 MiB.
+    #[arg(long)]
+    stdin: bool,
+    /// Program and arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Exec {
+    pub(super) async fn run(self, session: &Session) -> Outcome {
+        let id = session.agent_id(&self.agent).await?;
+        let out = session.out;
+        let command = ExecAgent {
+            command: self.command,
+            env: self.env.into_iter().collect(),
+            cwd: self.cwd,
+            stdin: if self.stdin { Some(stdin_text()?) } else { None },
+            timeout_seconds: self.timeout.map(|timeout| timeout.as_secs()),
+            base64: !out.json,
+        };
+        let to_the_end = async {
+            let mut exec = session.client.exec_agent(id, &command).await?;
+            loop {
+                match exec.next().await? {
+                    ExecItem::Output(line) if out.json => out.line(&serde_json::json!({ "log": line }))?,
+                    ExecItem::Output(line) => session.write_log(&line)?,
+                    ExecItem::End(end) => return Ok::<_, CliError>(end),
+                }
+            }
+        };
+        tokio::select! {
+            // Closing the connection ends the program.
+            _ = tokio::signal::ctrl_c() => Ok(Exit::CANCELLED),
+            end = to_the_end => report(session, &end?),
+        }
+    }
+}
+
+fn report(session: &Session, end: &ExecEnd) -> Outcome {
+    if session.out.json {
+        session.out.line(&serde_json::json!({ "exit": end }))?;
+    }
+    if let Some(error) = &end.error {
+        session.out.note(&format!("ostler: {error}"));
+        return Ok(Exit::FAILED);
+    }
+    if end.timed_out {
+        session
+            .out
+            .note("ostler: the program was ended by its time-out; --timeout gives it longer");
+        return Ok(Exit::TIMED_OUT);
+    }
+    Ok(Exit::of_program(end.exit_code, end.signal))
+}

@@ -1,0 +1,149 @@
+//! `ostler pool set`.
+
+use crate::commands::Outcome;
+use crate::context::Session;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::input::{mebibytes, pair};
+use ostler_contracts::SetPool;
+use ostler_domain::{DriverKind, Mount, NetworkPolicy, SandboxTemplate};
+
+/// What the pool is to be.
+#[derive(Debug, clap::Args)]
+pub struct Set {
+    /// Name.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Warm sandboxes to keep.
+    #[arg(long, value_name = "N")]
+    target: Option<u32>,
+    /// Most sandboxes at once.
+    #[arg(long, value_name = "N")]
+    max: Option<u32>,
+    #[command(flatten)]
+    template: TemplateArguments,
+}
+
+/// What the sandboxes of a pool are started from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]
+#[command(next_help_heading = "What its sandboxes are started from")]
+struct TemplateArguments {
+    /// Driver (sim, process, docker ...); needed for a new pool.
+    #[arg(long)]
+    driver: Option<DriverKind>,
+    /// Image, for drivers that have images.
+    #[arg(long)]
+    image: Option<String>,
+    /// CPUs.
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory, such as 512M or 2G.
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    memory: Option<u64>,
+    /// Most disk that one may use, such as 10G.
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    disk: Option<u64>,
+    /// What it may reach: none or open.
+    #[arg(long, value_name = "POLICY")]
+    network: Option<NetworkPolicy>,
+    /// Environment of every program in it, instead of what was set; may be repeated.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Labels for matching, instead of those that were set; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Directories of the host, instead of those that were set; read-only unless `:rw` is added; may be repeated.
+    #[arg(long = "mount", value_name = "SOURCE:TARGET[:rw]", value_parser = mount)]
+    mounts: Vec<Mount>,
+}
+
+impl Set {
+    pub(super) async fn run(self, session: &Session) -> Outcome {
+        let template = if self.template == TemplateArguments::default() {
+            None
+        } else {
+            let pools = session.client.pools().await?;
+            let present = pools.into_iter().find(|pool| pool.name == self.name).map(|pool| pool.template);
+            Some(self.template.over(present).ok_or_else(|| {
+                CliError::Usage(format!("there is no pool `{}` yet; a new one needs --driver", self.name))
+            })?)
+        };
+        let change = SetPool {
+            template,
+            target: self.target,
+            max: self.max,
+        };
+        let pool = session.client.set_pool(&self.name, &change).await?;
+        session.out.show(&pool, || super::table(std::slice::from_ref(&pool), session.out.colour))?;
+        Ok(Exit::OK)
+    }
+}
+
+impl TemplateArguments {
+    /// The present template with what was named changed; `None` when there is neither a template nor a driver.
+    fn over(self, present: Option<SandboxTemplate>) -> Option<SandboxTemplate> {
+        let mut template = present.or_else(|| self.driver.map(SandboxTemplate::new))?;
+        template.driver = self.driver.unwrap_or(template.driver);
+        template.image = self.image.or(template.image);
+        template.cpus = self.cpus.unwrap_or(template.cpus);
+        template.memory_mb = self.memory.unwrap_or(template.memory_mb);
+        template.disk_mb = self.disk.or(template.disk_mb);
+        template.network = self.network.unwrap_or(template.network);
+        if !self.env.is_empty() {
+            template.env = self.env.into_iter().collect();
+        }
+        if !self.labels.is_empty() {
+            template.labels = self.labels.into_iter().collect();
+        }
+        if !self.mounts.is_empty() {
+            template.mounts = self.mounts;
+        }
+        Some(template)
+    }
+}
+
+fn mount(text: &str) -> Result<Mount, String> {
+    let (rest, writable) = match text.strip_suffix(":rw") {
+        Some(rest) => (rest, true),
+        None => (text.strip_suffix(":ro").unwrap_or(text), false),
+    };
+    match rest.split_once(':') {
+        Some((source, target)) if source.starts_with('/') && target.starts_with('/') => Ok(Mount {
+            source: source.to_owned(),
+            target: target.to_owned(),
+            writable,
+        }),
+        _ => Err(format!("`{text}` is not SOURCE:TARGET[:rw] with absolute paths")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let first = TemplateArguments {
+            driver: Some(DriverKind::Sim),
+            memory: Some(512),
+            env: vec![("A".into(), "1".into())],
+            ..TemplateArguments::default()
+        };
+        let made = first.over(None).unwrap();
+        let second = TemplateArguments {
+            cpus: Some(3),
+            ..TemplateArguments::default()
+        };
+        let changed = second.clone().over(Some(made)).unwrap();
+        assert_eq!((changed.cpus, changed.memory_mb, changed.env.len()), (3, 512, 1));
+        assert_eq!(second.over(None), None);
+    }
+
+    #[test]
+    fn mounts() {
+        let both = mount("/a:/b:rw").unwrap();
+        assert_eq!((both.source.as_str(), both.target.as_str(), both.writable), ("/a", "/b", true));
+        assert!(!mount("/a:/b").unwrap().writable && !mount("/a:/b:ro").unwrap().writable);
+        assert!(mount("a:/b").is_err() && mount("/a").is_err());
+    }
+}

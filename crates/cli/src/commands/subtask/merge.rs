@@ -1,0 +1,36 @@
+//! `ostler subtask merge`.
+
+use crate::commands::Outcome;
+use crate::context::Session;
+use crate::exit::Exit;
+use crate::progress::with_progress;
+use ostler_domain::SubtaskStatus;
+
+/// Which subtask.
+#[derive(Debug, clap::Args)]
+pub struct Merge {
+    /// Id, branch, issue, or the end of the id.
+    #[arg(value_name = "SUBTASK")]
+    subtask: String,
+    /// Only note that it was merged outside Ostler.
+    #[arg(long)]
+    mark: bool,
+}
+
+impl Merge {
+    /// Ends with 1 when it was not merged: a conflict has gone back to an agent.
+    pub(super) async fn run(self, session: &Session) -> Outcome {
+        let id = session.subtask_id(&self.subtask).await?;
+        let subtask = if self.mark {
+            session.client.mark_merged(id).await?
+        } else {
+            with_progress("merging", session.client.merge_subtask(id)).await?
+        };
+        session.out.show(&subtask, || super::fields(&subtask, session.out.colour))?;
+        if subtask.status == SubtaskStatus::Merged {
+            return Ok(Exit::OK);
+        }
+        session.out.note("it could not be merged as it is and has gone back to an agent");
+        Ok(Exit::FAILED)
+    }
+}

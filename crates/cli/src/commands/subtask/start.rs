@@ -1,0 +1,22 @@
+//! `ostler subtask start`.
+
+use crate::commands::Outcome;
+use crate::context::Session;
+use crate::exit::Exit;
+
+/// Which subtask.
+#[derive(Debug, clap::Args)]
+pub struct Start {
+    /// Id, branch, issue, or the end of the id.
+    #[arg(value_name = "SUBTASK")]
+    subtask: String,
+}
+
+impl Start {
+    pub(super) async fn run(self, session: &Session) -> Outcome {
+        let id = session.subtask_id(&self.subtask).await?;
+        let subtask = session.client.start_subtask(id).await?;
+        session.out.show(&subtask, || super::fields(&subtask, session.out.colour))?;
+        Ok(Exit::OK)
+    }
+}

@@ -1,0 +1,36 @@
+//! `ostler token create`.
+
+use crate::commands::Outcome;
+use crate::context::Session;
+use crate::exit::Exit;
+use ostler_contracts::CreateToken;
+use ostler_domain::Permission;
+
+/// What the token is for.
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    /// What to call it.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What it may do (such as runs:read); may be repeated; all that you may when absent.
+    #[arg(short, long, value_name = "PERMISSION")]
+    permission: Vec<Permission>,
+    /// Days until it expires; never when absent.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
+    expires_in: Option<u32>,
+}
+
+impl Create {
+    /// Standard output holds the secret alone, so that a script can keep it.
+    pub(super) async fn run(self, session: &Session) -> Outcome {
+        let new = CreateToken {
+            name: self.name,
+            permissions: (!self.permission.is_empty()).then_some(self.permission),
+            expires_in_days: self.expires_in,
+        };
+        let made = session.client.create_token(&new).await?;
+        session.out.show(&made, || format!("{}\n", made.secret))?;
+        session.out.note(&format!("{} was made; its secret is not shown again", made.token.id));
+        Ok(Exit::OK)
+    }
+}

@@ -1,0 +1,191 @@
+//! Objects by name or by the end of their id. A whole id is taken as it is, without asking.
+//!
+//! The end and not the beginning: ids begin with the time at which they were made, so what was made one after the other
+//! begins alike.
+
+use crate::context::Session;
+use crate::error::{CliError, Result};
+use ostler_client::RunQuery;
+use ostler_domain::{ProjectId, RunId, SandboxId, SubtaskId, TaskId, TokenId};
+use std::fmt::Display;
+
+/// Shortest end of an id that is taken for one.
+const MIN_END: usize = 4;
+/// Runs that are looked through.
+const MAX_RUNS: u32 = 1000;
+const SHOWN_CANDIDATES: usize = 5;
+
+/// The one of `all` (ids with other names) that `text` names.
+fn pick<T: Copy + Display>(
+    what: &'static str,
+    list: &'static str,
+    text: &str,
+    all: &[(T, Vec<String>)],
+) -> Result<T> {
+    let named: Vec<T> = all
+        .iter()
+        .filter(|(_, names)| names.iter().any(|name| name == text))
+        .map(|(id, _)| *id)
+        .collect();
+    let found = if named.is_empty() && text.len() >= MIN_END {
+        let ids = all.iter().map(|(id, _)| *id);
+        ids.filter(|id| id.to_string().ends_with(text)).collect()
+    } else {
+        named
+    };
+    match found.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(CliError::NotFound {
+            what,
+            text: text.to_owned(),
+            list,
+        }),
+        many => {
+            let mut candidates: Vec<String> = many.iter().take(SHOWN_CANDIDATES).map(T::to_string).collect();
+            if many.len() > SHOWN_CANDIDATES {
+                candidates.push(format!("{} more", many.len() - SHOWN_CANDIDATES));
+            }
+            Err(CliError::Ambiguous {
+                what,
+                text: text.to_owned(),
+                candidates: candidates.join(", "),
+            })
+        }
+    }
+}
+
+impl Session {
+    /// A project by id, name, or the end of its id.
+    pub(crate) async fn project_id(&self, text: &str) -> Result<ProjectId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let all = self.client.projects().await?;
+        let all: Vec<_> = all.into_iter().map(|p| (p.id, vec![p.name])).collect();
+        pick("project", "project list", text, &all)
+    }
+
+    /// A task by id or the end of its id.
+    pub(crate) async fn task_id(&self, text: &str) -> Result<TaskId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let mut all = Vec::new();
+        for project in self.client.projects().await? {
+            all.extend(
+                self.client
+                    .tasks(project.id)
+                    .await?
+                    .into_iter()
+                    .map(|t| (t.id, Vec::new())),
+            );
+        }
+        pick("task", "task list", text, &all)
+    }
+
+    /// A subtask by id, branch, issue, or the end of its id.
+    pub(crate) async fn subtask_id(&self, text: &str) -> Result<SubtaskId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let mut all = Vec::new();
+        for project in self.client.projects().await? {
+            for task in self.client.tasks(project.id).await? {
+                let subtasks = self.client.subtasks(task.id).await?;
+                all.extend(subtasks.into_iter().map(|s| (s.id, vec![s.branch, s.issue_id])));
+            }
+        }
+        pick("subtask", "subtask list -t TASK", text, &all)
+    }
+
+    /// A run by id or the end of its id.
+    pub(crate) async fn run_id(&self, text: &str) -> Result<RunId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let query = RunQuery {
+            limit: Some(MAX_RUNS),
+            ..RunQuery::default()
+        };
+        let all: Vec<_> = self
+            .client
+            .runs(query)
+            .await?
+            .iter()
+            .map(|r| (r.id, Vec::new()))
+            .collect();
+        pick("run", "run list", text, &all)
+    }
+
+    /// An agent by id or the end of its id.
+    pub(crate) async fn agent_id(&self, text: &str) -> Result<SandboxId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let agents = self.client.agents().await?;
+        let all: Vec<_> = agents.iter().map(|s| (s.id, Vec::new())).collect();
+        pick("agent", "agent list", text, &all)
+    }
+
+    /// Any sandbox by id or the end of its id.
+    pub(crate) async fn sandbox_id(&self, text: &str) -> Result<SandboxId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let all: Vec<_> = self
+            .client
+            .sandboxes()
+            .await?
+            .iter()
+            .map(|s| (s.id, Vec::new()))
+            .collect();
+        pick("sandbox", "sandbox list", text, &all)
+    }
+
+    /// An API token by id, name, the beginning of its secret that lists show, or the end of its id.
+    pub(crate) async fn token_id(&self, text: &str) -> Result<TokenId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let live = self
+            .client
+            .tokens()
+            .await?
+            .into_iter()
+            .filter(|t| t.revoked_at.is_none());
+        let all: Vec<_> = live.map(|t| (t.id, vec![t.name, t.prefix])).collect();
+        pick("token", "token list", text, &all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_before_ends_and_nothing_is_guessed() {
+        let id = |low: u128| ProjectId::from_u128((1 << 100) + low);
+        let (a, b, c) = (id(1), id(2), id((7 << 40) + 1));
+        let all = [
+            (a, vec!["shop".to_owned()]),
+            (b, vec!["0001".to_owned()]),
+            (c, Vec::new()),
+        ];
+        let pick = |text: &str| pick("project", "project list", text, &all);
+        assert_eq!(pick("shop").unwrap(), a);
+        assert_eq!(
+            pick("0001").unwrap(),
+            b,
+            "a name that looks like the end of an id"
+        );
+        assert_eq!(pick("0002").unwrap(), b);
+        assert_eq!(pick(&c.to_string()[4..]).unwrap(), c);
+        for missing in ["sho", "", "2", "0003", "prj_"] {
+            assert!(
+                matches!(pick(missing), Err(CliError::NotFound { .. })),
+                "{missing}"
+            );
+        }
+        assert!(matches!(pick("00001"), Err(CliError::Ambiguous { .. })));
+    }
+}

@@ -1,0 +1,12 @@
+//! The routes, one method each.
+
+mod access;
+mod agents;
+mod fleet;
+mod projects;
+mod runs;
+mod subtasks;
+mod tasks;
+
+pub use agents::{Exec, ExecItem};
+pub use runs::{LogLines, RunQuery};
