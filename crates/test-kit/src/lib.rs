@@ -1,9 +1,18 @@
 //! The test environment: real parts that tests start for themselves, and checks that nothing is left behind.
+//!
+//! Everything here panics when it cannot do its work, since that is how a test fails.
 
 mod cache;
 mod claude;
+mod engine;
 pub mod model;
+mod postgres;
+mod require;
+mod service;
 
 pub use cache::{cache_dir, in_path};
 pub use claude::{CLAUDE_VERSION, ClaudeCode};
+pub use engine::DockerEngine;
 pub use model::FakeModel;
+pub use postgres::Postgres;
+pub use require::{Part, has};

@@ -1,0 +1,67 @@
+//! Parts of the test environment that a machine may lack.
+
+use crate::{ClaudeCode, engine, in_path, postgres};
+
+/// A part of the test environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The server programs of PostgreSQL.
+    Postgres,
+    /// The Docker Engine, and the right to run one (root).
+    Docker,
+    /// The Docker Engine with the image that `scripts/base-image` builds.
+    BaseImage,
+    /// The real Claude Code program.
+    ClaudeCode,
+    /// bubblewrap.
+    Bubblewrap,
+}
+
+impl Part {
+    /// Whether it is here; otherwise what is missing.
+    pub fn check(self) -> Result<(), String> {
+        let found = match self {
+            Self::Postgres => postgres::programs().is_some(),
+            Self::Docker => engine::can_run(),
+            Self::BaseImage => engine::can_run() && engine::base_image_file().is_file(),
+            Self::ClaudeCode => ClaudeCode::find().is_some(),
+            Self::Bubblewrap => in_path("bwrap").is_some(),
+        };
+        if found {
+            return Ok(());
+        }
+        let root = if matches!(self, Self::Docker | Self::BaseImage) {
+            ", as root"
+        } else {
+            ""
+        };
+        Err(format!(
+            "this test needs {self:?}, which this machine does not have: run scripts/install-test-deps{root}"
+        ))
+    }
+}
+
+/// Whether a test can go on. A missing part is a panic where `OSTLER_TEST_REQUIRE=all`, and a printed note elsewhere.
+pub fn has(parts: &[Part]) -> bool {
+    let missing: Vec<String> = parts.iter().filter_map(|part| part.check().err()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join("; ");
+    assert!(
+        std::env::var("OSTLER_TEST_REQUIRE").as_deref() != Ok("all"),
+        "{missing}"
+    );
+    eprintln!("skipped: {missing}");
+    false
+}
+
+/// Ends the test here, as skipped, if the machine lacks one of the named [`Part`]s: `require!(Postgres, Docker);`
+#[macro_export]
+macro_rules! require {
+    ($($part:ident),+) => {
+        if !$crate::has(&[$($crate::Part::$part),+]) {
+            return;
+        }
+    };
+}
