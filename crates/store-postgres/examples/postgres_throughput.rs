@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a program for figures: an error ends it")]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use ostler_domain::{
     CommandSpec, NewRun, Requirements, RunId, RunKind, RunOutcome, RunSpec, RunStatus, ServerId, TenantId,
     Timestamp,
 };
 use ostler_store::{ClaimRuns, FinishRun, Hint, RunQueue, Store};
 use ostler_store_postgres::{Options, PostgresStore};
+use ostler_test_kit::Postgres;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -203,8 +201,8 @@ async fn dispatch(store: &Arc<PostgresStore>, classes: &[i64]) -> (String, Strin
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let mut server = common::Server::start();
-    let url = server.database().await;
+    let server = Postgres::start();
+    let url = server.database();
     let options = Options {
         pool_size: 70,
         ..Options::default()

@@ -5,16 +5,16 @@
     reason = "an error is the failure that a test is there to show"
 )]
 
-mod common;
-
 use ostler_store::Store;
 use ostler_store_postgres::{Options, PostgresStore};
+use ostler_test_kit::Postgres;
 use std::sync::Arc;
 
-async fn fresh() -> (Arc<dyn Store>, common::Server) {
-    let mut server = common::Server::start();
-    let url = server.database().await;
-    let store = PostgresStore::connect(&url, Options::default()).await.unwrap();
+async fn fresh() -> (Arc<dyn Store>, Postgres) {
+    let server = Postgres::shared();
+    let store = PostgresStore::connect(&server.database(), Options::default())
+        .await
+        .unwrap();
     store.migrate_up(None).await.unwrap();
     (Arc::new(store), server)
 }

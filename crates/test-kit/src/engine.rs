@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    CLAUDE_VERSION, cache_dir, in_path,
+    CLAUDE_VERSION, Part, cache_dir, in_path,
     service::{Plan, Service, shared_dir},
 };
 
@@ -33,6 +33,7 @@ impl DockerEngine {
     /// The engine, started if nobody uses it yet, and ended when nobody does any more. Images are kept from run to run;
     /// containers are not.
     pub fn start() -> Self {
+        Part::Docker.demand();
         let dir = shared_dir("docker");
         let images = cache_dir().join("docker");
         let plan = |failures| {
@@ -64,6 +65,7 @@ impl DockerEngine {
     /// Name of the image with a shell, git, Python and Claude Code (in `PATH` as `claude`) that `scripts/base-image`
     /// builds. Imported when it is first asked for, which takes some seconds.
     pub fn base_image(&self) -> String {
+        Part::BaseImage.demand();
         let file = base_image_file();
         let tag = file.file_stem().unwrap_or_default().to_string_lossy();
         let image = format!("{REPOSITORY}:{tag}");

@@ -7,12 +7,15 @@ use std::{
     time::Duration,
 };
 
-use crate::service::{Plan, Service, shared_dir};
+use crate::{
+    Part,
+    service::{Plan, Service, shared_dir},
+};
 
 /// For how long a shared server without users waits for the next one.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A PostgreSQL server, which keeps nothing safe: it does not wait for the disk.
+/// A PostgreSQL server.
 pub struct Postgres {
     service: Service,
     socket: PathBuf,
@@ -21,15 +24,21 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// The server that all tests of this user share. Roles and settings are not to be changed.
+    /// The server that all tests of this user share. It does not wait for the disk. Roles and settings are not to be
+    /// changed.
     pub fn shared() -> Self {
+        Part::Postgres.demand();
         let dir = shared_dir("postgres");
         let home = dir.join("server");
         let plan = |_| {
             let _ = fs::remove_dir_all(&home);
             fs::create_dir(&home).unwrap_or_else(|error| panic!("cannot make {}: {error}", home.display()));
             init(&home);
-            plan(&home, LINGER, Some(home.clone()))
+            let mut plan = plan(&home, LINGER, Some(home.clone()));
+            for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off"] {
+                plan.command.extend(["-c", setting].map(str::to_owned));
+            }
+            plan
         };
         Self {
             service: Service::shared(&dir, plan, || is_ready(&home), || ()),
@@ -38,8 +47,9 @@ impl Postgres {
         }
     }
 
-    /// A server of this test alone, which it may stop and start.
+    /// A server of this test alone with PostgreSQL's own care for its data; the test may stop and start it.
     pub fn start() -> Self {
+        Part::Postgres.demand();
         let dir = tempfile::Builder::new()
             .prefix("ostler-pg-")
             .tempdir()
@@ -166,9 +176,6 @@ fn plan(home: &Path, linger: Duration, remove: Option<PathBuf>) -> Plan {
         "max_connections=300",
         "shared_buffers=256MB",
         "max_wal_size=4GB",
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
     ] {
         command.extend(["-c".to_owned(), setting.to_owned()]);
     }

@@ -39,6 +39,11 @@ impl Part {
             "this test needs {self:?}, which this machine does not have: run scripts/install-test-deps{root}"
         ))
     }
+
+    /// For tests that cannot be skipped, and those that forgot to ask.
+    pub(crate) fn demand(self) {
+        self.check().unwrap_or_else(|missing| panic!("{missing}"));
+    }
 }
 
 /// Whether a test can go on. A missing part is a panic where `OSTLER_TEST_REQUIRE=all`, and a printed note elsewhere.
