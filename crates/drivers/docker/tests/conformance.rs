@@ -9,6 +9,7 @@ use ostler_domain::{DriverKind, SandboxId, SandboxTemplate};
 use ostler_driver_docker::{DockerDriver, DockerOptions};
 use ostler_sandbox::Driver;
 use ostler_sandbox::conformance::Subject;
+use ostler_test_kit::DockerEngine;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +18,8 @@ use tempfile::TempDir;
 struct Containers {
     state: TempDir,
     instance: String,
-    engine: String,
     image: String,
-}
-
-fn given(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} must be set"))
+    engine: DockerEngine,
 }
 
 impl Containers {
@@ -31,25 +28,27 @@ impl Containers {
             .prefix("ostler-docker-")
             .tempdir()
             .unwrap();
+        let engine = DockerEngine::start();
         let instance = state.path().file_name().unwrap().to_string_lossy().to_lowercase();
         Self {
             instance: instance.trim_start_matches("ostler-").to_owned(),
             state,
-            engine: given("OSTLER_TEST_DOCKER"),
-            image: given("OSTLER_TEST_IMAGE"),
+            image: engine.base_image(),
+            engine,
         }
     }
 
     fn options(&self) -> DockerOptions {
-        let guest = given("OSTLER_TEST_GUEST");
+        let guest =
+            std::env::var("OSTLER_TEST_GUEST").unwrap_or_else(|_| panic!("OSTLER_TEST_GUEST must be set"));
         DockerOptions {
-            engine: self.engine.clone(),
+            engine: self.engine.url(),
             ..DockerOptions::new(&self.instance, self.state.path(), guest)
         }
     }
 
     fn api(&self) -> Docker {
-        Docker::connect_with_socket(&self.engine, 30, bollard::API_DEFAULT_VERSION).unwrap()
+        Docker::connect_with_socket(&self.engine.url(), 30, bollard::API_DEFAULT_VERSION).unwrap()
     }
 }
 
