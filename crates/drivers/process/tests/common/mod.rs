@@ -20,10 +20,8 @@ pub(crate) struct Process {
     instance: String,
 }
 
-fn guest() -> PathBuf {
-    std::env::var_os("OSTLER_TEST_GUEST")
-        .unwrap_or_else(|| panic!("OSTLER_TEST_GUEST must be set"))
-        .into()
+fn guest(state: &Path) -> PathBuf {
+    ostler_guest_binary::install(&state.join("guest")).unwrap()
 }
 
 impl Process {
@@ -65,7 +63,7 @@ impl Process {
 #[async_trait]
 impl Subject for Process {
     async fn open(&self) -> Arc<dyn Driver> {
-        self.with_guest(guest()).await
+        self.with_guest(guest(&self.state)).await
     }
 
     fn template(&self) -> SandboxTemplate {
@@ -125,7 +123,7 @@ impl Drop for Process {
         if self.owned.is_none() {
             return;
         }
-        let options = ProcessOptions::new(&self.instance, &self.state, guest());
+        let options = ProcessOptions::new(&self.instance, &self.state, guest(&self.state));
         let clean = async {
             let driver = ProcessDriver::open(options).await.unwrap();
             for id in driver.list().await.unwrap() {

@@ -1,0 +1,437 @@
+//! The programs that the guest was asked to execute.
+
+use crate::output::Output;
+use crate::supervisor::{End, Report};
+use crate::{CONTROL_SOCKET, CONTROL_VARIABLE, lock, processes};
+use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe2};
+use ostler_guest_protocol::v1::exec_event::Event;
+use ostler_guest_protocol::v1::{ExecInfo, Exited, StartRequest};
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tonic::Status;
+
+/// Programs that may be known at a time; each holds a little memory until it is released.
+const MOST: usize = 1024;
+/// Bytes of one piece of output.
+const PIECE: usize = 64 * 1024;
+/// Pieces of standard input that wait for the program.
+const STDIN: usize = 16;
+/// After the program has ended, heirs that hold its output are listened to while they write this often,
+const QUIET: Duration = Duration::from_millis(100);
+/// and no longer than this.
+const HEIRS: Duration = Duration::from_secs(1);
+/// Longest wait for a program to be started.
+const START: Duration = Duration::from_secs(10);
+const KILLED: i32 = 9;
+
+/// One program.
+pub(crate) struct Exec {
+    /// The process to which all that the program starts belongs.
+    supervisor: i32,
+    /// Of the program, while it runs; 0 before and after.
+    main: AtomicI32,
+    /// As told to callers: 0 until it has started.
+    pid: watch::Sender<Option<i32>>,
+    pub(crate) output: Output,
+    stdin: Mutex<Option<mpsc::Sender<Bytes>>>,
+    /// Whether the supervisor, and with it all that the program started, has ended.
+    gone: AtomicBool,
+}
+
+/// All programs of the sandbox.
+pub(crate) struct Execs {
+    run: PathBuf,
+    workspace: PathBuf,
+    /// For all programs started from now on.
+    pub(crate) env: Mutex<BTreeMap<String, String>>,
+    known: Mutex<BTreeMap<String, Arc<Exec>>>,
+}
+
+impl Execs {
+    pub(crate) fn new(run: PathBuf, workspace: PathBuf) -> Self {
+        Self {
+            run,
+            workspace,
+            env: Mutex::default(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Collects all child processes that end, also those of others that fell to this one. Runs for ever.
+    pub(crate) async fn reap(&self) -> io::Result<()> {
+        let mut children = signal(SignalKind::child())?;
+        loop {
+            children.recv().await;
+            loop {
+                match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
+                    Ok(status) => {
+                        if let Some(pid) = status.pid() {
+                            self.gone(pid.as_raw());
+                        }
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Its process id may belong to another from now on.
+    fn gone(&self, supervisor: i32) {
+        for exec in lock(&self.known).values() {
+            if exec.supervisor == supervisor {
+                exec.gone.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Starts a program, unless one is known by this id. Returns its process id and whether it was known.
+    pub(crate) async fn start(self: &Arc<Self>, request: StartRequest) -> Result<(i32, bool), Status> {
+        if request.exec_id.is_empty() || request.exec_id.len() > 128 {
+            return Err(Status::invalid_argument("exec_id must have 1 to 128 characters"));
+        }
+        if request.argv.first().is_none_or(String::is_empty) {
+            return Err(Status::invalid_argument("argv must name a program"));
+        }
+        let known = lock(&self.known).get(&request.exec_id).cloned();
+        if let Some(exec) = known {
+            return Ok((exec.pid().await, true));
+        }
+        let exec = self.spawn(&request)?;
+        Ok((exec.pid().await, false))
+    }
+
+    fn spawn(self: &Arc<Self>, request: &StartRequest) -> Result<Arc<Exec>, Status> {
+        if lock(&self.known).len() >= MOST {
+            return Err(Status::resource_exhausted(format!(
+                "{MOST} programs are known; release some that have ended"
+            )));
+        }
+        let cwd = if request.cwd.is_empty() {
+            self.workspace.clone()
+        } else {
+            self.workspace.join(&request.cwd)
+        };
+        std::fs::create_dir_all(&cwd).map_err(|error| {
+            Status::invalid_argument(format!("{} cannot be a directory: {error}", cwd.display()))
+        })?;
+        let refused = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidInput => {
+                Status::invalid_argument(format!("a NUL byte in the program or its environment: {error}"))
+            }
+            io::ErrorKind::ArgumentListTooLong => {
+                Status::invalid_argument("the arguments and the environment are too large together")
+            }
+            _ => Status::resource_exhausted(format!("no process can be started: {error}")),
+        };
+        let (status, told) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(error.into()))?;
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("ostler-guest")
+            .args(["supervise", &told.as_raw_fd().to_string(), "--"])
+            .args(&request.argv)
+            .env_clear()
+            .envs(self.environment(&request.env)?)
+            .current_dir(&cwd)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn_with(&told)
+            .map_err(refused)?;
+        drop(told);
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (input, pieces) = mpsc::channel(STDIN);
+        if !request.stdin.is_empty() {
+            // The channel is new and has room.
+            let _ = input.try_send(request.stdin.clone());
+        }
+        let exec = Arc::new(Exec {
+            supervisor: child.id() as i32,
+            main: AtomicI32::new(0),
+            pid: watch::Sender::new(None),
+            output: Output::new(&self.run, request.keep_bytes),
+            stdin: Mutex::new(request.stdin_open.then_some(input)),
+            gone: AtomicBool::new(false),
+        });
+        lock(&self.known).insert(request.exec_id.clone(), Arc::clone(&exec));
+        let end = |fd: Option<OwnedFd>| pipe::Receiver::from_owned_fd(fd.ok_or(io::ErrorKind::BrokenPipe)?);
+        let follow = Follow {
+            status: end(Some(status)).map_err(refused)?,
+            stdout: end(stdout.map(Into::into)).map_err(refused)?,
+            stderr: end(stderr.map(Into::into)).map_err(refused)?,
+        };
+        if let Some(stdin) = stdin {
+            let stdin = pipe::Sender::from_owned_fd(stdin.into()).map_err(refused)?;
+            tokio::spawn(write(stdin, pieces));
+        }
+        let (this, followed) = (Arc::clone(self), Arc::clone(&exec));
+        tokio::spawn(async move { follow.run(&this, &followed).await });
+        Ok(exec)
+    }
+
+    /// What the guest was given, then what was configured, then what this program is given; and the tools.
+    fn environment(
+        &self,
+        own: &std::collections::HashMap<String, String>,
+    ) -> Result<BTreeMap<OsString, OsString>, Status> {
+        let mut env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let configured = lock(&self.env).clone();
+        for (name, value) in configured.iter().chain(own) {
+            if name.is_empty() || name.contains('=') {
+                return Err(Status::invalid_argument(format!(
+                    "`{name}` cannot be the name of a variable"
+                )));
+            }
+            env.insert(name.into(), value.into());
+        }
+        env.entry("HOME".into()).or_insert_with(|| home().into());
+        let mut path = OsString::from(tools(&self.run));
+        path.push(":");
+        path.push(
+            env.get(&OsString::from("PATH"))
+                .cloned()
+                .unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
+        );
+        env.insert("PATH".into(), path);
+        env.insert(CONTROL_VARIABLE.into(), self.run.join(CONTROL_SOCKET).into());
+        Ok(env)
+    }
+
+    pub(crate) fn get(&self, exec_id: &str) -> Result<Arc<Exec>, Status> {
+        lock(&self.known)
+            .get(exec_id)
+            .cloned()
+            .ok_or_else(|| Status::not_found(format!("program by the name {exec_id}")))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.known).len()
+    }
+
+    pub(crate) fn list(&self) -> Vec<ExecInfo> {
+        let known = lock(&self.known);
+        known
+            .iter()
+            .map(|(id, exec)| ExecInfo {
+                exec_id: id.clone(),
+                running: !exec.output.ended(),
+                last_seq: exec.output.last_seq(),
+                pid: exec.pid.borrow().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// Forgets a program that has ended. What it left running goes on.
+    pub(crate) fn release(&self, exec_id: &str) -> Result<(), Status> {
+        let mut known = lock(&self.known);
+        if known.get(exec_id).is_some_and(|exec| !exec.output.ended()) {
+            return Err(Status::failed_precondition(format!(
+                "{exec_id} still runs; kill it first"
+            )));
+        }
+        known.remove(exec_id);
+        Ok(())
+    }
+
+    /// Ends all processes of the sandbox but this one.
+    pub(crate) async fn end_all(&self, grace: Duration) {
+        let own = std::process::id() as i32;
+        let supervisors: Vec<Arc<Exec>> = lock(&self.known).values().cloned().collect();
+        let ends = supervisors.iter().map(|exec| exec.kill(grace));
+        futures::future::join_all(ends).await;
+        // What released programs left.
+        processes::end_below(own, Duration::ZERO).await;
+    }
+
+    fn supervisors(&self) -> HashSet<i32> {
+        let known = lock(&self.known);
+        let live = known.values().filter(|exec| !exec.gone.load(Ordering::Relaxed));
+        live.map(|exec| exec.supervisor).collect()
+    }
+}
+
+/// The home directory of programs that are not given another.
+pub(crate) fn home() -> String {
+    std::env::var("HOME").unwrap_or_else(|_| "/root".into())
+}
+
+/// Where `bd` and `orchestrator` are.
+pub(crate) fn tools(run: &Path) -> PathBuf {
+    run.join("bin")
+}
+
+/// Starting a process that inherits one descriptor more.
+trait SpawnWith {
+    fn spawn_with(&mut self, inherited: &OwnedFd) -> io::Result<std::process::Child>;
+}
+
+impl SpawnWith for Command {
+    fn spawn_with(&mut self, inherited: &OwnedFd) -> io::Result<std::process::Child> {
+        // Nothing else starts processes here, so no other one inherits it.
+        fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        self.spawn()
+    }
+}
+
+impl Exec {
+    /// The program's process id, as soon as it has one; 0 if it could not be started.
+    async fn pid(&self) -> i32 {
+        let mut pid = self.pid.subscribe();
+        let started = tokio::time::timeout(START, pid.wait_for(Option::is_some)).await;
+        started
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|pid| *pid)
+            .unwrap_or_default()
+    }
+
+    /// Gives standard input to the program, and closes it if that was all.
+    pub(crate) async fn write(&self, data: Bytes, close: bool) -> Result<(), Status> {
+        let input = lock(&self.stdin).clone();
+        let Some(input) = input else {
+            return Err(Status::failed_precondition("standard input is closed"));
+        };
+        if !data.is_empty() && input.send(data).await.is_err() {
+            return Err(Status::failed_precondition("the program no longer reads"));
+        }
+        if close {
+            lock(&self.stdin).take();
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the program and those of its children that are in its process group.
+    pub(crate) fn signal(&self, number: i32) -> Result<bool, Status> {
+        let signal = Signal::try_from(number)
+            .map_err(|_| Status::invalid_argument(format!("{number} is not the number of a signal")))?;
+        let main = self.main.load(Ordering::Relaxed);
+        Ok(main != 0 && killpg(Pid::from_raw(main), signal).is_ok())
+    }
+
+    /// Ends all that the program started. False if there was nothing left.
+    pub(crate) async fn kill(&self, grace: Duration) -> bool {
+        !self.gone.load(Ordering::Relaxed) && processes::end_below(self.supervisor, grace).await
+    }
+}
+
+/// Standard input of a program, until there is no more of it or the program does not want it.
+async fn write(mut stdin: pipe::Sender, mut pieces: mpsc::Receiver<Bytes>) {
+    while let Some(piece) = pieces.recv().await {
+        if stdin.write_all(&piece).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What comes from a program and its supervisor.
+struct Follow {
+    status: pipe::Receiver,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+impl Follow {
+    /// Notes it, to the end of the program; afterwards what heirs write is read, so that they can go on, and dropped.
+    async fn run(mut self, execs: &Execs, exec: &Exec) {
+        let mut reports = BufReader::new(self.status).lines();
+        let mut end: Option<(Exited, Instant)> = None;
+        let (mut out_open, mut err_open, mut supervised) = (true, true, true);
+        let mut quiet = Instant::now();
+        let mut out = BytesMut::with_capacity(PIECE);
+        let mut err = BytesMut::with_capacity(PIECE);
+        loop {
+            if let Some((exited, last)) = &end
+                && (!out_open && !err_open || Instant::now() >= quiet.min(*last))
+                && !exec.output.ended()
+            {
+                lock(&exec.stdin).take();
+                exec.output.end(exited.clone());
+            }
+            if end.is_some() && !out_open && !err_open && !supervised {
+                return;
+            }
+            let until = end.as_ref().map(|(_, last)| quiet.min(*last));
+            let waiting = end.is_some() && !exec.output.ended();
+            tokio::select! {
+                biased;
+                read = self.stdout.read_buf(&mut out), if out_open => {
+                    out_open = matches!(read, Ok(1..));
+                    quiet = Instant::now() + QUIET;
+                    note(exec, &mut out, Event::Stdout);
+                }
+                read = self.stderr.read_buf(&mut err), if err_open => {
+                    err_open = matches!(read, Ok(1..));
+                    quiet = Instant::now() + QUIET;
+                    note(exec, &mut err, Event::Stderr);
+                }
+                line = reports.next_line(), if supervised => {
+                    let report = line.ok().flatten();
+                    supervised = report.is_some();
+                    let ended = match report.as_deref().map(Report::parse) {
+                        Some(Some(Report::Started(pid))) => {
+                            exec.main.store(pid, Ordering::Relaxed);
+                            exec.pid.send_replace(Some(pid));
+                            None
+                        }
+                        Some(Some(Report::Failed(code, why))) => Some(Exited {
+                            code,
+                            start_error: why,
+                            ..Exited::default()
+                        }),
+                        Some(Some(Report::Ended(end))) => Some(exited(end)),
+                        None if end.is_none() => {
+                            // Somebody killed the supervisor. What it held fell to this process.
+                            processes::kill_strays(&execs.supervisors());
+                            Some(Exited { signal: KILLED, ..Exited::default() })
+                        }
+                        Some(None) | None => None,
+                    };
+                    if let Some(exited) = ended {
+                        exec.main.store(0, Ordering::Relaxed);
+                        exec.pid.send_if_modified(|pid| pid.is_none() && pid.replace(0).is_none());
+                        quiet = Instant::now() + QUIET;
+                        end = Some((exited, Instant::now() + HEIRS));
+                    }
+                }
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if waiting => {}
+            }
+        }
+    }
+}
+
+fn note(exec: &Exec, buffer: &mut BytesMut, kind: fn(Bytes) -> Event) {
+    if !buffer.is_empty() && !exec.output.ended() {
+        exec.output.push(kind(buffer.split().freeze()));
+    }
+    buffer.clear();
+    buffer.reserve(PIECE);
+}
+
+fn exited(end: End) -> Exited {
+    Exited {
+        code: end.code,
+        signal: end.signal,
+        user_us: end.user_us,
+        system_us: end.system_us,
+        max_rss_kib: end.max_rss_kib,
+        ..Exited::default()
+    }
+}

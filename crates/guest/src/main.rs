@@ -1,0 +1,49 @@
+//! The guest's several names.
+
+use ostler_guest::{Options, TOOLS};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: ostler-guest --run DIR --workspace DIR | --version";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let own = arguments.next().unwrap_or_default();
+    let name = Path::new(&own)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
+        .to_owned();
+    let arguments: Vec<_> = arguments.collect();
+    if TOOLS.contains(&name.as_str()) {
+        return ostler_guest::call_tool(&name, &arguments);
+    }
+    let words: Vec<&str> = arguments
+        .iter()
+        .map(|word| word.to_str().unwrap_or_default())
+        .collect();
+    match words[..] {
+        ["--version"] => {
+            println!("ostler-guest {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        ["supervise", status, "--", ..] => ostler_guest::supervise(status, &arguments[3..]),
+        ["--run", _, "--workspace", _] => {
+            let options = Options {
+                run: PathBuf::from(&arguments[1]),
+                workspace: PathBuf::from(&arguments[3]),
+            };
+            match ostler_guest::serve(&options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("ostler-guest: {error}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The guest's life: its sockets, its tools, its end.
+
+use crate::exec::{Execs, tools};
+use crate::service::Service;
+use crate::tunnels::Tunnels;
+use crate::{CONTROL_SOCKET, TOOLS};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use nix::sys::prctl::set_child_subreaper;
+use ostler_guest_protocol::v1::guest_server::GuestServer;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const SOCKET: &str = "guest.sock";
+/// Grace period of programs when the guest itself is asked to end by a signal.
+const GRACE: Duration = Duration::from_secs(2);
+/// Time for the last reply to be sent.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// After a listener failed, as without file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Largest message from the server, which may hold what a program reads on standard input.
+const MESSAGE: usize = 16 * 1024 * 1024;
+/// Bytes on their way in one stream, and on one connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Where the guest works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of the guest's sockets and of output that does not fit in memory; made if missing.
+    pub run: PathBuf,
+    /// Where programs start unless told otherwise; made if missing.
+    pub workspace: PathBuf,
+}
+
+/// Serves until it is asked to end, by the protocol or by SIGTERM or SIGINT. All programs end with it. Fails if the
+/// directories or sockets cannot be made.
+pub fn serve(options: &Options) -> io::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(options))
+}
+
+async fn run(options: &Options) -> io::Result<()> {
+    let (run, workspace) = (absolute(&options.run)?, absolute(&options.workspace)?);
+    // As the first process of a sandbox it is that anyway.
+    set_child_subreaper(true)?;
+    install_tools(&run)?;
+    let control = listen(&run.join(CONTROL_SOCKET))?;
+    let gateway = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let gateway_url = format!("http://{}", gateway.local_addr()?);
+    let tunnels = Arc::new(Tunnels::default());
+    tokio::spawn(Arc::clone(&tunnels).serve_unix(control, "control"));
+    tokio::spawn(Arc::clone(&tunnels).serve_tcp(gateway, "gateway"));
+    let execs = Arc::new(Execs::new(run.clone(), workspace.clone()));
+    let service = Service {
+        started: Instant::now(),
+        workspace,
+        gateway_url,
+        execs: Arc::clone(&execs),
+        tunnels,
+        end: CancellationToken::new(),
+    };
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Last, as whoever sees it may connect.
+    let socket = listen(&run.join(SOCKET))?;
+    tokio::select! {
+        never = accept(socket, &service) => never,
+        never = execs.reap() => never,
+        () = service.end.cancelled() => {
+            tokio::time::sleep(LAST_WORDS).await;
+            Ok(())
+        }
+        _asked = async { tokio::select! { asked = term.recv() => asked, asked = int.recv() => asked } } => {
+            // Ended programs must be reaped meanwhile.
+            tokio::select! {
+                () = execs.end_all(GRACE) => Ok(()),
+                never = execs.reap() => never,
+            }
+        }
+    }
+}
+
+fn absolute(dir: &Path) -> io::Result<PathBuf> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(named)?;
+    dir.canonicalize().map_err(named)
+}
+
+/// The tools are this program by other names.
+fn install_tools(run: &Path) -> io::Result<()> {
+    let (own, dir) = (std::env::current_exe()?, tools(run));
+    std::fs::create_dir_all(&dir)?;
+    for tool in TOOLS {
+        let link = dir.join(tool);
+        match std::fs::remove_file(&link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => symlink(&own, &link)?,
+        }
+    }
+    Ok(())
+}
+
+/// Listens in place of an earlier guest. The directory says who may come near.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(named)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(named)?;
+    Ok(listener)
+}
+
+async fn accept(socket: UnixListener, service: &Service) -> io::Result<()> {
+    let server = GuestServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE)
+        .max_encoding_message_size(MESSAGE);
+    loop {
+        let Ok((stream, _)) = socket.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(server.clone());
+        tokio::spawn(async move {
+            // A client that breaks the connection has its reasons; the guest goes on.
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! The process between the guest and one program.
+//!
+//! It is a subreaper: every descendant of the program whose parent ends becomes its child. So the descendants of the
+//! supervisor are exactly what the program started and what is left of it, and when the supervisor has no child any more,
+//! nothing is left, and it ends.
+
+use nix::errno::Errno;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::time::TimeVal;
+use nix::sys::wait::{WaitStatus, wait};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+/// Exit codes of a shell for a program that is not there, and for one that cannot be executed.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// What the supervisor tells the guest, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// The program runs, with this process id.
+    Started(i32),
+    /// The program could not be started: the code a shell would tell, and why.
+    Failed(i32, String),
+    /// The program ended.
+    Ended(End),
+}
+
+/// How a program ended; times in microseconds, memory in KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) code: i32,
+    pub(crate) signal: i32,
+    pub(crate) user_us: u64,
+    pub(crate) system_us: u64,
+    pub(crate) max_rss_kib: u64,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Started(pid) => write!(f, "started {pid}"),
+            Self::Failed(code, why) => write!(f, "failed {code} {}", why.replace('\n', " ")),
+            Self::Ended(end) => write!(
+                f,
+                "ended {} {} {} {} {}",
+                end.code, end.signal, end.user_us, end.system_us, end.max_rss_kib
+            ),
+        }
+    }
+}
+
+impl Report {
+    /// Reads a line; `None` if it is none of these.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let (kind, rest) = line.split_once(' ')?;
+        if kind == "failed" {
+            let (code, why) = rest.split_once(' ')?;
+            return Some(Self::Failed(code.parse().ok()?, why.to_owned()));
+        }
+        let numbers: Vec<i64> = rest.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
+        match (kind, numbers[..].as_ref()) {
+            ("started", [pid]) => Some(Self::Started(*pid as i32)),
+            ("ended", [code, signal, user_us, system_us, max_rss_kib]) => Some(Self::Ended(End {
+                code: *code as i32,
+                signal: *signal as i32,
+                user_us: *user_us as u64,
+                system_us: *system_us as u64,
+                max_rss_kib: *max_rss_kib as u64,
+            })),
+            _ => None,
+        }
+    }
+}
+
+/// Starts the program and waits for it and all that it leaves behind. `status` is the number of an inherited descriptor
+/// to which [`Report`]s are written.
+pub fn supervise(status: &str, argv: &[OsString]) -> ExitCode {
+    let (Ok(status), Some((program, rest))) = (status.parse::<i32>(), argv.split_first()) else {
+        return ExitCode::from(2);
+    };
+    if status < 3 || close_on_exec(status).is_err() {
+        return ExitCode::from(2);
+    }
+    // SAFETY: the guest opened this descriptor for this process, which has just started and does not use it elsewhere.
+    let mut report = File::from(unsafe { OwnedFd::from_raw_fd(status) });
+    // A guest that is gone takes its whole sandbox with it; nothing is lost with a report.
+    let mut tell = |what: Report| {
+        let _ = writeln!(report, "{what}");
+    };
+    if let Err(error) = set_child_subreaper(true) {
+        tell(Report::Failed(
+            NOT_EXECUTABLE,
+            format!("it cannot be supervised: {error}"),
+        ));
+        return ExitCode::FAILURE;
+    }
+    let main = match Command::new(program).args(rest).process_group(0).spawn() {
+        Ok(child) => child.id() as i32,
+        Err(error) => {
+            let code = match error.kind() {
+                io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
+            };
+            tell(Report::Failed(
+                code,
+                format!("{}: {error}", program.to_string_lossy()),
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
+    tell(Report::Started(main));
+    stand_back();
+    loop {
+        let (pid, code, signal) = match wait() {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, code, 0),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 0, signal as i32),
+            Err(Errno::ECHILD) => return ExitCode::SUCCESS,
+            Ok(_) | Err(_) => continue,
+        };
+        if pid == Pid::from_raw(main) {
+            tell(Report::Ended(ended(code, signal)));
+        }
+    }
+}
+
+/// The program must not inherit the descriptor.
+fn close_on_exec(descriptor: i32) -> nix::Result<()> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    // SAFETY: borrowed for this call only; a number that is not open is an error of the call.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop)
+}
+
+/// After the program has started: whoever reads its output must see the end when it and its heirs are gone, and a
+/// program that signals all processes must not end its supervisor.
+fn stand_back() {
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
+        let _ = dup2_stderr(&null);
+    }
+    for deaf_to in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code in a handler.
+        let _ = unsafe { signal(deaf_to, SigHandler::SigIgn) };
+    }
+}
+
+/// The end, with what the program and those that it waited for have used.
+fn ended(code: i32, signal: i32) -> End {
+    let micros = |time: TimeVal| (time.tv_sec() * 1_000_000 + time.tv_usec()) as u64;
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
+    End {
+        code,
+        signal,
+        user_us: usage.map_or(0, |usage| micros(usage.user_time())),
+        system_us: usage.map_or(0, |usage| micros(usage.system_time())),
+        max_rss_kib: usage.map_or(0, |usage| usage.max_rss() as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_pipe() {
+        let end = End {
+            code: 3,
+            signal: 0,
+            user_us: 5_000_000_000,
+            system_us: 7,
+            max_rss_kib: 1024,
+        };
+        for report in [
+            Report::Started(77),
+            Report::Failed(127, "no such file: a b".into()),
+            Report::Ended(end),
+        ] {
+            assert_eq!(Report::parse(&report.to_string()), Some(report));
+        }
+        for garbage in ["", "started", "started x", "ended 1 2", "failed x y", "other 1"] {
+            assert_eq!(Report::parse(garbage), None, "{garbage}");
+        }
+        let two_lines = Report::Failed(126, "a\nb".into()).to_string();
+        assert_eq!(two_lines.lines().count(), 1);
+    }
+}
