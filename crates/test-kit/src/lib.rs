@@ -5,14 +5,18 @@
 mod cache;
 mod claude;
 mod engine;
+mod git;
 pub mod model;
 mod postgres;
 mod require;
+mod server;
 mod service;
 
 pub use cache::{cache_dir, in_path};
 pub use claude::{CLAUDE_VERSION, ClaudeCode};
 pub use engine::DockerEngine;
+pub use git::{git, repository};
 pub use model::FakeModel;
 pub use postgres::Postgres;
 pub use require::{Part, has};
+pub use server::TestServer;
