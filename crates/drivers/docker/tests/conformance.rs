@@ -39,8 +39,7 @@ impl Containers {
     }
 
     fn options(&self) -> DockerOptions {
-        let guest =
-            std::env::var("OSTLER_TEST_GUEST").unwrap_or_else(|_| panic!("OSTLER_TEST_GUEST must be set"));
+        let guest = ostler_guest_binary::install(&self.state.path().join("guest")).unwrap();
         DockerOptions {
             engine: self.engine.url(),
             ..DockerOptions::new(&self.instance, self.state.path(), guest)
