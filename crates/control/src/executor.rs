@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +27,8 @@ use tokio_util::task::TaskTracker;
 /// Waits between tries to write the end of a run.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Longest time between two signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// How runs are executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,8 +150,15 @@ impl Executor {
     pub async fn run(self, stop: CancellationToken) {
         let poll = Duration::from_secs(self.settings.poll_seconds.max(1));
         let mut hints = self.control.store().hints();
+        let mut beat: Option<Instant> = None;
         while !stop.is_cancelled() {
-            let mut wait = poll;
+            let mut wait = poll.min(HEARTBEAT);
+            if beat.is_none_or(|beat| beat.elapsed() >= HEARTBEAT / 2) {
+                beat = Some(Instant::now());
+                if let Err(error) = self.heartbeat().await {
+                    tracing::warn!(%error, "it cannot be said that this server lives; it is tried again");
+                }
+            }
             match self.claim().await {
                 Ok(Some(due)) => wait = wait.min(due),
                 Ok(None) => {}
@@ -183,11 +192,15 @@ impl Executor {
         }
     }
 
+    async fn heartbeat(&self) -> Result<()> {
+        let server = self.control.parts.server_id;
+        Ok(self.control.store().heartbeat(server, self.control.now()).await?)
+    }
+
     /// Claims runs for free slots, pool by pool. Returns when the next delayed run comes due.
     async fn claim(&self) -> Result<Option<Duration>> {
         let store = self.control.store();
         let now = self.control.now();
-        store.heartbeat(self.control.parts.server_id, now).await?;
         let classes = store.classes().await?;
         let mut pools: Vec<Pool> = store.list(ostler_store::Filter::all()).await?;
         // The smallest pool that satisfies a run is the best fit for it.

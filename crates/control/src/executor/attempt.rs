@@ -184,12 +184,12 @@ impl<'a> Attempt<'a> {
     }
 
     async fn steps(&mut self) -> Result<(RunStatus, RunOutcome), Interrupt> {
+        let _services = self.serve();
         let spec = &self.run.submitted.spec;
         if spec.agent.is_none() && spec.workspace.is_none() {
             return self.commands(0).await;
         }
         self.place = self.guest.configure().await?;
-        let _services = self.serve();
         if let Some(workspace) = &spec.workspace {
             self.bring_in(workspace, 0).await?;
         }

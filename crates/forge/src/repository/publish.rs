@@ -34,6 +34,8 @@ impl Repository {
         if let Some(path) = self.source.local_path()
             && let Some(checkout) = self.checkout_of(path, &reference).await?
         {
+            // Two merges that are brought there at once would find each other's lock files.
+            let _lock = self.lock().await?;
             return self.move_checkout(&checkout, branch, &ours).await;
         }
         let pushed = self
