@@ -15,7 +15,8 @@ macro_rules! retry_on_conflict {
                 Err($crate::ControlError::Store(ostler_store::StoreError::Conflict { .. }))
                     if tries < $crate::conflict::TRIES =>
                 {
-                    tokio::task::yield_now().await;
+                    let wait = std::time::Duration::from_millis(rand::random_range(0..=u64::from(tries) * 4));
+                    tokio::time::sleep(wait).await;
                 }
                 other => break other,
             }

@@ -2,7 +2,9 @@
 
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{Issue, IssueStatus, Permission, Project, ProjectId, Run, RunId, RunKind, TaskId};
+use ostler_domain::{
+    Issue, IssueStatus, IssueType, Permission, Project, ProjectId, Run, RunId, RunKind, TaskId,
+};
 use ostler_forge::issues::{self, Graph, Invocation, Output, SystemIds};
 use ostler_store::{Change, Filter, KeptReply, StoreError, StoreExt};
 
@@ -86,8 +88,44 @@ impl Control {
         });
         // For a planner, closing the epic says that the plan is complete, so its parts are open then.
         let planning = submitted.kind == RunKind::Planner;
-        self.on_graph(&project, submitted.task_id, &actor, planning, call, keep)
-            .await
+        retry_on_conflict!({
+            if let Some(keep) = &keep
+                && let Some(kept) = self.parts.store.get::<KeptReply, _>(keep.id.clone()).await?
+            {
+                return Ok(kept.into());
+            }
+            let (reply, mut changes) = self
+                .on_graph(&project, submitted.task_id, &actor, planning, call)
+                .await?;
+            if changes.is_empty() {
+                return Ok(reply);
+            }
+            changes.extend(keep.clone().map(|keep| {
+                Change::insert(&KeptReply {
+                    stdout: reply.stdout.clone(),
+                    stderr: reply.stderr.clone(),
+                    code: reply.code,
+                    ..keep
+                })
+            }));
+            match self.commit(changes).await {
+                // The same call came twice at once, and the other one was first: its answer counts.
+                Err(ControlError::Store(StoreError::Duplicate { table, .. })) if table == "kept_replies" => {
+                    let id = keep.as_ref().map(|keep| keep.id.clone()).unwrap_or_default();
+                    let first: Option<KeptReply> = self.parts.store.get(id).await?;
+                    Ok(first.map_or(reply, ToolReply::from))
+                }
+                // Two new issues got the same id at once: another one is made.
+                Err(ControlError::Store(StoreError::Duplicate { table, .. })) if table == "issues" => {
+                    Err(StoreError::Conflict {
+                        table: "issues",
+                        key: String::new(),
+                    }
+                    .into())
+                }
+                other => other.map(|()| reply),
+            }
+        })
     }
 
     /// Forgets what the commands of a run were answered; for when it has ended.
@@ -99,23 +137,27 @@ impl Control {
         self.commit(kept.iter().map(Change::delete).collect()).await
     }
 
-    /// Makes the epic of a new task; gives its id.
-    pub(crate) async fn create_epic(&self, project: &Project, task: TaskId, title: &str) -> Result<String> {
-        let argv = ["create", "--silent", "-t", "epic", "--", title]
+    /// A new issue of a task: its id, and what makes it once it is committed.
+    pub(crate) async fn new_issue(
+        &self,
+        project: &Project,
+        task: TaskId,
+        kind: IssueType,
+        title: &str,
+    ) -> Result<(String, Vec<Change>)> {
+        let argv = ["create", "--silent", "-t", kind.as_str(), "--", title]
             .map(str::to_owned)
             .to_vec();
         let call = ToolCall {
             argv,
             ..ToolCall::default()
         };
-        let reply = self
-            .on_graph(project, Some(task), "ostler", true, &call, None)
-            .await?;
+        let (reply, changes) = self.on_graph(project, Some(task), "ostler", true, &call).await?;
         if reply.code == 0 {
-            return Ok(reply.stdout.trim().to_owned());
+            return Ok((reply.stdout.trim().to_owned(), changes));
         }
         Err(ControlError::Unprocessable(format!(
-            "the task's epic could not be made: {}",
+            "an issue for \"{title}\" could not be made: {}",
             reply.stderr.trim()
         )))
     }
@@ -136,6 +178,7 @@ impl Control {
         Some(Change::update(&issue))
     }
 
+    /// What a command says and would change.
     async fn on_graph(
         &self,
         project: &Project,
@@ -143,64 +186,34 @@ impl Control {
         actor: &str,
         epics_close_freely: bool,
         call: &ToolCall,
-        keep: Option<KeptReply>,
-    ) -> Result<ToolReply> {
-        retry_on_conflict!({
-            if let Some(keep) = &keep
-                && let Some(kept) = self.parts.store.get::<KeptReply, _>(keep.id.clone()).await?
-            {
-                return Ok(kept.into());
-            }
-            let all: Vec<Issue> = self
-                .parts
-                .store
-                .list(Filter::by("project_id", project.id))
-                .await?;
-            let prefix = &self.parts.work.issue_prefix;
-            let mut graph =
-                Graph::new(prefix, project.tenant_id, project.id, all).epics_close_freely(epics_close_freely);
-            let invocation = Invocation {
-                argv: call.argv.clone(),
-                stdin: call.stdin.clone(),
-                actor: actor.to_owned(),
-                task,
-                now: self.now(),
-                json_envelope: call.json_envelope,
-                ..Invocation::default()
-            };
-            let output = issues::execute(&mut graph, &invocation, &mut SystemIds);
-            let mut changes: Vec<Change> = graph
-                .take_changes()
-                .iter()
-                .map(|change| match change {
-                    issues::Change::Inserted(issue) => Change::insert(issue),
-                    issues::Change::Changed(issue) => Change::update(issue),
-                    issues::Change::Deleted(issue) => Change::delete(issue),
-                })
-                .collect();
-            let reply = ToolReply::from(output);
-            if !changes.is_empty() {
-                changes.extend(keep.clone().map(|keep| {
-                    Change::insert(&KeptReply {
-                        stdout: reply.stdout.clone(),
-                        stderr: reply.stderr.clone(),
-                        code: reply.code,
-                        ..keep
-                    })
-                }));
-                match self.commit(changes).await {
-                    // The same call came twice at once, and the other one was first: its answer counts.
-                    Err(ControlError::Store(StoreError::Duplicate { table, .. }))
-                        if table == "kept_replies" =>
-                    {
-                        let id = keep.as_ref().map(|keep| keep.id.clone()).unwrap_or_default();
-                        let first: Option<KeptReply> = self.parts.store.get(id).await?;
-                        return Ok(first.map_or(reply, ToolReply::from));
-                    }
-                    other => other?,
-                }
-            }
-            Ok(reply)
-        })
+    ) -> Result<(ToolReply, Vec<Change>)> {
+        let all: Vec<Issue> = self
+            .parts
+            .store
+            .list(Filter::by("project_id", project.id))
+            .await?;
+        let prefix = &self.parts.work.issue_prefix;
+        let mut graph =
+            Graph::new(prefix, project.tenant_id, project.id, all).epics_close_freely(epics_close_freely);
+        let invocation = Invocation {
+            argv: call.argv.clone(),
+            stdin: call.stdin.clone(),
+            actor: actor.to_owned(),
+            task,
+            now: self.now(),
+            json_envelope: call.json_envelope,
+            ..Invocation::default()
+        };
+        let output = issues::execute(&mut graph, &invocation, &mut SystemIds);
+        let changes = graph
+            .take_changes()
+            .iter()
+            .map(|change| match change {
+                issues::Change::Inserted(issue) => Change::insert(issue),
+                issues::Change::Changed(issue) => Change::update(issue),
+                issues::Change::Deleted(issue) => Change::delete(issue),
+            })
+            .collect();
+        Ok((output.into(), changes))
     }
 }

@@ -1,8 +1,10 @@
 //! Merge requests of the local forge.
 
+use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{
-    MergeRequest, MergeRequestId, MergeRequestStatus, Permission, Project, ProjectId, Subtask, SubtaskId,
+    MergeRequest, MergeRequestId, MergeRequestStatus, Permission, Project, ProjectId, SubtaskId,
+    SubtaskStatus,
 };
 use ostler_forge::{Commit, Diff};
 use ostler_store::{Change, Filter, StoreExt};
@@ -17,6 +19,7 @@ pub struct BranchDiff {
 }
 
 const MAX_DIFF: usize = 4 * 1024 * 1024;
+const CLOSED: &str = "its merge request was closed";
 
 impl Control {
     /// The merge requests of a project, newest first.
@@ -42,7 +45,10 @@ impl Control {
         let request = self.merge_request(caller, id).await?;
         let project = self.project_of(caller.tenant_id, request.project_id).await?;
         match &request.merge_commit {
-            Some(commit) => self.branch_diff(&project, &format!("{commit}^1"), commit).await,
+            Some(commit) => {
+                let before = self.repository(&project)?.before(commit).await?;
+                self.branch_diff(&project, &before, commit).await
+            }
             None => {
                 self.branch_diff(&project, &request.target_branch, &request.head)
                     .await
@@ -54,7 +60,7 @@ impl Control {
     pub async fn subtask_diff(&self, caller: &Caller, id: SubtaskId) -> Result<BranchDiff> {
         let subtask = self.subtask_of(caller.tenant_id, id).await?;
         caller.require(Permission::ProjectsRead)?;
-        if let Some(request) = subtask.merge_request_id {
+        if let (SubtaskStatus::Merged, Some(request)) = (subtask.status, subtask.merge_request_id) {
             return self.merge_request_diff(caller, request).await;
         }
         let project = self.project_of(caller.tenant_id, subtask.project_id).await?;
@@ -72,22 +78,34 @@ impl Control {
             .await
     }
 
-    /// Closes a merge request without merging; its subtask is then blocked by failure.
+    /// Closes a merge request without merging; its subtask is then blocked by failure, once what still runs for it has
+    /// ended.
     pub async fn close_merge_request(&self, caller: &Caller, id: MergeRequestId) -> Result<MergeRequest> {
-        let mut request = self.merge_request(caller, id).await?;
-        caller.require(Permission::ProjectsWrite)?;
-        if request.status != MergeRequestStatus::Open {
-            return Err(ControlError::Conflict(format!(
-                "the merge request is {} already",
-                request.status
-            )));
-        }
-        let subtask: Subtask = self.subtask_of(caller.tenant_id, request.subtask_id).await?;
-        request.status = MergeRequestStatus::Closed;
-        request.closed_at = Some(self.now());
-        let mut changes = vec![Change::update(&request)];
-        changes.extend(self.block(subtask, "its merge request was closed".into())?);
-        self.commit(changes).await?;
+        let request = retry_on_conflict!({
+            let mut request = self.merge_request(caller, id).await?;
+            caller.require(Permission::ProjectsWrite)?;
+            if request.status != MergeRequestStatus::Open {
+                return Err(ControlError::Conflict(format!(
+                    "the merge request is {} already",
+                    request.status
+                )));
+            }
+            let subtask = self.subtask_of(caller.tenant_id, request.subtask_id).await?;
+            request.status = MergeRequestStatus::Closed;
+            request.closed_at = Some(self.now());
+            let view = ostler_contracts::MergeRequestView::from(request.clone());
+            let mut changes = vec![
+                Change::update(&request),
+                self.event(request.tenant_id, "merge_request.updated", request.id, view),
+            ];
+            if subtask.status == SubtaskStatus::Completed {
+                changes.extend(self.block(subtask, CLOSED.into())?);
+            }
+            self.commit(changes).await?;
+            Ok(request)
+        })?;
+        // A worker may be mending what conflicted.
+        self.stop_work(request.subtask_id, CLOSED).await?;
         Ok(request)
     }
 

@@ -5,7 +5,7 @@ use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{
     BlockedReason, MergeRequest, MergeRequestStatus, Permission, Subtask, SubtaskId, SubtaskStatus, TaskId,
 };
-use ostler_store::{Change, Filter, StoreExt};
+use ostler_store::{Filter, StoreExt};
 
 impl Control {
     /// The subtasks of a task, in the order of the board.
@@ -28,6 +28,10 @@ impl Control {
 
     /// Starts a ready subtask: synchronises the project, makes the worktree, puts a worker on the queue.
     pub async fn start_subtask(&self, caller: &Caller, id: SubtaskId) -> Result<Subtask> {
+        retry_on_conflict!({ self.start_once(caller, id).await })
+    }
+
+    async fn start_once(&self, caller: &Caller, id: SubtaskId) -> Result<Subtask> {
         let subtask = self.subtask_of(caller.tenant_id, id).await?;
         caller.require(Permission::ProjectsWrite)?;
         match subtask.status {
@@ -53,23 +57,29 @@ impl Control {
 
     /// Starts a subtask again whose attempts were used up, with a new count of attempts.
     pub async fn retry_subtask(&self, caller: &Caller, id: SubtaskId) -> Result<Subtask> {
-        let subtask = self.subtask_of(caller.tenant_id, id).await?;
-        caller.require(Permission::ProjectsWrite)?;
-        if subtask.blocked_reason != Some(BlockedReason::Failure) {
-            return Err(ControlError::Conflict(format!(
-                "only a subtask that is blocked by its failure can be retried; this one is {}",
-                subtask.status
-            )));
-        }
-        self.begin_work(subtask).await
+        retry_on_conflict!({
+            let subtask = self.subtask_of(caller.tenant_id, id).await?;
+            caller.require(Permission::ProjectsWrite)?;
+            if subtask.blocked_reason != Some(BlockedReason::Failure) {
+                return Err(ControlError::Conflict(format!(
+                    "only a subtask that is blocked by its failure can be retried; this one is {}",
+                    subtask.status
+                )));
+            }
+            self.begin_work(subtask).await
+        })
     }
 
-    /// Merges the merge request of a completed subtask.
+    /// Merges the merge request of a completed subtask. If it conflicts, or its branch is not what was checked, it is in
+    /// progress again afterwards.
     pub async fn merge_subtask(&self, caller: &Caller, id: SubtaskId) -> Result<Subtask> {
-        let subtask = self.subtask_of(caller.tenant_id, id).await?;
-        caller.require(Permission::ProjectsWrite)?;
-        completed(&subtask)?;
-        self.merge(subtask).await
+        retry_on_conflict!({
+            let subtask = self.subtask_of(caller.tenant_id, id).await?;
+            caller.require(Permission::ProjectsWrite)?;
+            completed(&subtask)?;
+            self.merge(subtask, false).await
+        })?;
+        self.subtask_of(caller.tenant_id, id).await
     }
 
     /// Notes that a completed subtask was merged outside Ostler.
@@ -81,8 +91,9 @@ impl Control {
             let mut request: MergeRequest = self.owned("merge request", caller.tenant_id, request).await?;
             request.status = MergeRequestStatus::Merged;
             request.closed_at = Some(self.now());
-            self.conclude(subtask, request).await
-        })
+            self.conclude(subtask, request, None).await
+        })?;
+        self.subtask_of(caller.tenant_id, id).await
     }
 
     /// Moves a subtask on the board.
@@ -96,15 +107,11 @@ impl Control {
         })
     }
 
-    /// Ends the run of a subtask; it is then blocked by failure. Nothing to end is no error.
+    /// Ends the run of a subtask in progress; it is then blocked by failure. Nothing to end is no error.
     pub async fn kill_subtask(&self, caller: &Caller, id: SubtaskId) -> Result<()> {
         let subtask = self.subtask_of(caller.tenant_id, id).await?;
         caller.require(Permission::ProjectsWrite)?;
-        if let (SubtaskStatus::InProgress, Some(run)) = (subtask.status, subtask.run_id) {
-            self.commit(vec![Change::CancelRun(run)]).await?;
-            self.settle_subtask(id).await?;
-        }
-        Ok(())
+        self.stop_work(subtask.id, "it was killed").await
     }
 }
 

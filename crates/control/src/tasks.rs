@@ -2,7 +2,7 @@
 
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{Issue, Permission, ProjectId, RunId, Subtask, Task, TaskId, TaskStatus};
+use ostler_domain::{Permission, ProjectId, RunId, Subtask, Task, TaskId, TaskStatus};
 use ostler_store::{Change, Filter, RunFilter, StoreExt};
 
 /// What a person wants.
@@ -79,7 +79,7 @@ impl Control {
         ])
         .await?;
         // The epic belongs to the task, so it comes second; a crash between the two is mended by settling.
-        self.settle_task(id).await?;
+        self.settle_or_note(id).await;
         if let Some(stored) = self.parts.store.get(id).await? {
             task = stored;
         }
@@ -104,7 +104,8 @@ impl Control {
         Ok(task)
     }
 
-    /// Plans a task again whose planning has failed, with a new count of attempts.
+    /// Plans a task again whose planning has failed, with a new count of attempts. The planner is told why the last
+    /// one failed.
     pub async fn retry_planning(&self, caller: &Caller, id: TaskId) -> Result<Task> {
         let task = retry_on_conflict!({
             let mut task = self.task_of(caller.tenant_id, id).await?;
@@ -115,38 +116,32 @@ impl Control {
                 .sync(&project.default_branch, None)
                 .await?;
             task.attempts = 1;
-            task.error = None;
             task.run_id = None;
-            let reopened = match &task.epic {
-                Some(epic) => self.reopen(self.issue(task.project_id, epic).await?),
-                None => None,
-            };
-            let mut changes = self.task_changes(&mut task).to_vec();
-            changes.extend(reopened);
-            self.commit(changes).await?;
+            self.commit(self.task_changes(&mut task).to_vec()).await?;
             Ok(task)
         })?;
-        self.settle_task(id).await?;
+        self.settle_or_note(id).await;
         Ok(self.parts.store.get(id).await?.unwrap_or(task))
     }
 
     /// Ends all runs of a task, then removes it with its subtasks, issues, merge requests and worktrees.
     pub async fn delete_task(&self, caller: &Caller, id: TaskId) -> Result<()> {
-        let task = self.task_of(caller.tenant_id, id).await?;
-        caller.require(Permission::ProjectsWrite)?;
-        let project = self.project_of(task.tenant_id, task.project_id).await?;
-        let subtasks: Vec<Subtask> = self.parts.store.list(Filter::by("task_id", id)).await?;
-        let issues: Vec<Issue> = self.parts.store.list(Filter::by("task_id", id)).await?;
-        let mut changes: Vec<Change> = self
-            .live_runs(id)
-            .await?
-            .into_iter()
-            .map(Change::CancelRun)
-            .collect();
-        changes.extend(issues.iter().map(Change::delete));
-        changes.push(Change::delete(&task));
-        changes.push(self.event(task.tenant_id, "task.deleted", id, serde_json::Value::Null));
-        self.commit(changes).await?;
+        let (project, subtasks) = retry_on_conflict!({
+            let task = self.task_of(caller.tenant_id, id).await?;
+            caller.require(Permission::ProjectsWrite)?;
+            let project = self.project_of(task.tenant_id, task.project_id).await?;
+            let subtasks: Vec<Subtask> = self.parts.store.list(Filter::by("task_id", id)).await?;
+            let runs = self.live_runs(id).await?;
+            let mut changes: Vec<Change> = runs.into_iter().map(Change::CancelRun).collect();
+            // The updates are guards: whoever puts a run on the queue changes the task or a subtask with it, and a run
+            // that came after the list was read would be left over.
+            changes.push(Change::update(&task));
+            changes.extend(subtasks.iter().map(Change::update));
+            changes.push(Change::delete(&task));
+            changes.push(self.event(task.tenant_id, "task.deleted", id, serde_json::Value::Null));
+            self.commit(changes).await?;
+            Ok((project, subtasks))
+        })?;
         let repository = self.repository(&project)?;
         for subtask in subtasks {
             // What cannot be removed now is removed by the project's clean-up.
@@ -155,6 +150,13 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    /// The next step of a task that is kept already: what hinders it is shown on it, and it is tried again.
+    async fn settle_or_note(&self, id: TaskId) {
+        if let Err(error) = self.settle_task(id).await {
+            self.note_task(id, &error).await;
+        }
     }
 
     async fn live_runs(&self, task: TaskId) -> Result<Vec<RunId>> {

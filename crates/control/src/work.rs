@@ -8,7 +8,7 @@ mod planner;
 mod worker;
 
 use crate::conflict::retry_on_conflict;
-use crate::{Control, Result};
+use crate::{Control, ControlError, Result};
 use ostler_agents::{FeedbackPrompt, PlannerPrompt, WorkerPrompt};
 use ostler_domain::{
     AgentSpec, NewRun, Project, Requirements, RunId, RunKind, RunSpec, Subtask, SubtaskId, SubtaskStatus,
@@ -24,13 +24,12 @@ const MAX_FEEDBACK: usize = 16 * 1024;
 
 impl Control {
     /// Does the next step of everything that is under way; run at a period, it catches what a lost hint missed. Errors
-    /// of one object do not keep others back; they are logged. Returns how many objects were looked at.
+    /// of one object do not keep others back; the object shows them. Returns how many objects were looked at.
     pub async fn settle_all(&self) -> Result<usize> {
-        let planning = [TaskStatus::Planning, TaskStatus::Active];
         let tasks: Vec<Task> = self
             .parts
             .store
-            .list(Filter::all().within("status", planning))
+            .list(Filter::by("status", TaskStatus::Planning))
             .await?;
         let moving = [
             SubtaskStatus::InProgress,
@@ -45,12 +44,12 @@ impl Control {
         let count = tasks.len() + subtasks.len();
         for task in tasks {
             if let Err(error) = self.settle_task(task.id).await {
-                tracing::warn!(%error, task.id = %task.id, "a task could not go on; it is tried again");
+                self.note_task(task.id, &error).await;
             }
         }
         for subtask in subtasks {
             if let Err(error) = self.settle_subtask(subtask.id).await {
-                tracing::warn!(%error, subtask.id = %subtask.id, "a subtask could not go on; it is tried again");
+                self.note_subtask(subtask.id, &error).await;
             }
         }
         Ok(count)
@@ -79,7 +78,7 @@ impl Control {
             match subtask.status {
                 SubtaskStatus::Ready if auto => self.begin_work(subtask).await.map(drop),
                 SubtaskStatus::InProgress => self.settle_progress(subtask).await,
-                SubtaskStatus::Completed if auto => self.merge_checked(subtask).await,
+                SubtaskStatus::Completed if auto => self.merge(subtask, true).await,
                 _ => Ok(()),
             }
         })
@@ -88,6 +87,48 @@ impl Control {
     /// [`Self::settle_subtask`] for the steps that it leads to itself.
     fn settle_next(&self, id: SubtaskId) -> Pin<Box<dyn Future<Output = Result<()>> + Send + '_>> {
         Box::pin(self.settle_subtask(id))
+    }
+
+    /// Shows on a task why it does not go on; what is shown goes with its next step.
+    pub(crate) async fn note_task(&self, id: TaskId, error: &ControlError) {
+        tracing::warn!(%error, task.id = %id, "a task could not go on; it is tried again");
+        let noted: Result<()> = retry_on_conflict!({
+            let Some(mut task) = self.parts.store.get::<Task, _>(id).await? else {
+                return Ok(());
+            };
+            let reason = Some(error.to_string());
+            if lost_race(error) || task.status != TaskStatus::Planning || task.error == reason {
+                return Ok(());
+            }
+            task.error = reason;
+            self.commit(self.task_changes(&mut task).to_vec()).await
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, task.id = %id, "and the task does not show why");
+        }
+    }
+
+    /// Shows on a subtask why it does not go on; what is shown goes with its next step.
+    pub(crate) async fn note_subtask(&self, id: SubtaskId, error: &ControlError) {
+        tracing::warn!(%error, subtask.id = %id, "a subtask could not go on; it is tried again");
+        let noted: Result<()> = retry_on_conflict!({
+            let Some(mut subtask) = self.parts.store.get::<Subtask, _>(id).await? else {
+                return Ok(());
+            };
+            let moving = matches!(
+                subtask.status,
+                SubtaskStatus::Ready | SubtaskStatus::InProgress | SubtaskStatus::Completed
+            );
+            let reason = Some(error.to_string());
+            if lost_race(error) || !moving || subtask.error == reason {
+                return Ok(());
+            }
+            subtask.error = reason;
+            self.commit(self.subtask_changes(&mut subtask).to_vec()).await
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, subtask.id = %id, "and the subtask does not show why");
+        }
     }
 
     /// The checks that a branch's `ostler.toml` names.
@@ -142,15 +183,10 @@ impl Control {
             epic,
             instruction_file: kind.instruction_file(),
             attempt: task.attempts,
-            feedback: task.error.as_deref(),
+            // Before the first epic there was no attempt that a planner could learn from.
+            feedback: task.error.as_deref().filter(|_| task.epic.is_some()),
         })?;
-        let mut run = self.agent_run(
-            project,
-            task,
-            RunKind::Planner,
-            task.attempts,
-            task.error.is_some(),
-        );
+        let mut run = self.agent_run(project, task, RunKind::Planner, task.attempts, task.attempts > 1);
         run.spec.agent = Some(AgentSpec {
             kind: task.agent_kind.clone(),
             prompt,
@@ -159,6 +195,7 @@ impl Control {
         run.spec.workspace = Some(WorkspaceSpec {
             project_id: project.id,
             branch: project.default_branch.clone(),
+            head: None,
             write_back: false,
         });
         Ok(run)
@@ -214,12 +251,13 @@ impl Control {
         run.spec.workspace = Some(WorkspaceSpec {
             project_id: project.id,
             branch: subtask.branch.clone(),
+            head: None,
             write_back: true,
         });
         Ok(run)
     }
 
-    fn check_run(&self, project: &Project, subtask: &Subtask, file: ProjectFile) -> NewRun {
+    fn check_run(&self, project: &Project, subtask: &Subtask, head: String, file: ProjectFile) -> NewRun {
         let settings = &self.parts.work;
         let wanted = file.requirements;
         let mut requirements: Requirements = settings.check_requirements.clone();
@@ -263,6 +301,7 @@ impl Control {
                 workspace: Some(WorkspaceSpec {
                     project_id: project.id,
                     branch: subtask.branch.clone(),
+                    head: Some(head),
                     write_back: false,
                 }),
                 timeout: Some(timeout),
@@ -271,6 +310,14 @@ impl Control {
             created_at: self.now(),
         }
     }
+}
+
+/// Whether others were faster again and again: not a reason why something does not go on.
+fn lost_race(error: &ControlError) -> bool {
+    matches!(
+        error,
+        ControlError::Store(ostler_store::StoreError::Conflict { .. })
+    )
 }
 
 /// The end of a text, which is where programs say what went wrong.

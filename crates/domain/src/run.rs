@@ -112,6 +112,10 @@ pub struct WorkspaceSpec {
     pub project_id: ProjectId,
     /// The branch that is checked out.
     pub branch: String,
+    /// The commit that the branch stood at when the run was submitted, where that matters: checks say something about
+    /// this commit and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
     /// Whether what the run commits comes back to that branch.
     pub write_back: bool,
 }

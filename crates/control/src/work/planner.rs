@@ -3,7 +3,7 @@
 use crate::{Control, Result};
 use ostler_agents::split_body;
 use ostler_domain::{
-    DependencyType, Issue, IssueStatus, IssueType, Project, RunStatus, Subtask, SubtaskId, Task, TaskStatus,
+    DependencyType, Issue, IssueStatus, IssueType, Project, Subtask, SubtaskId, Task, TaskStatus,
     branch_name, dependency_order, waiting_status,
 };
 use ostler_store::{Change, Filter, StoreExt};
@@ -16,39 +16,33 @@ impl Control {
     /// The next step of a task in `planning`.
     pub(super) async fn settle_planning(&self, mut task: Task) -> Result<()> {
         let project = self.project_of(task.tenant_id, task.project_id).await?;
-        let Some(epic) = task.epic.clone() else {
-            let epic = self.create_epic(&project, task.id, &task.title).await?;
-            task.epic = Some(epic);
-            self.commit(self.task_changes(&mut task).to_vec()).await?;
-            task.version += 1;
-            return self.plan_once(&project, task).await;
+        let run = match task.run_id {
+            Some(id) => self.parts.store.run(id).await?,
+            None => None,
         };
-        let Some(run_id) = task.run_id else {
-            return self.plan_once(&project, task).await;
-        };
-        let Some(run) = self.parts.store.run(run_id).await? else {
+        let Some(run) = run else {
             return self.plan_once(&project, task).await;
         };
         if !run.status.is_terminal() {
             return Ok(());
+        }
+        if run.cancel_requested {
+            return self
+                .give_up_planning(task, "the planner's run was cancelled".into())
+                .await;
         }
         let issues: Vec<Issue> = self
             .parts
             .store
             .list(Filter::by("project_id", project.id))
             .await?;
-        let fault = match plan_fault(&issues, &epic) {
-            None => return self.activate(&project, task, &epic, issues).await,
-            Some(fault) => run
-                .outcome
-                .error
-                .map_or_else(|| fault.clone(), |error| format!("{fault}: {error}")),
+        let fault = match Plan::read(&issues, task.epic.as_deref().unwrap_or_default()) {
+            Ok(plan) => return self.activate(&project, task, plan).await,
+            Err(fault) => match run.outcome.error {
+                Some(error) => format!("{fault}: {error}"),
+                None => fault,
+            },
         };
-        if run.status == RunStatus::Cancelled {
-            return self
-                .give_up_planning(task, "the planner's run was cancelled".into())
-                .await;
-        }
         if task.attempts >= self.parts.work.planner_attempts {
             let message = format!(
                 "the planner gave up after {} attempts; the last one: {fault}",
@@ -61,13 +55,28 @@ impl Control {
         self.plan_once(&project, task).await
     }
 
-    /// Puts the attempt that the task is at on the queue.
+    /// Puts the attempt that the task is at on the queue, with an open epic.
     async fn plan_once(&self, project: &Project, mut task: Task) -> Result<()> {
-        let epic = task.epic.clone().unwrap_or_default();
+        let known = match &task.epic {
+            Some(epic) => self.issue(project.id, epic).await?,
+            None => None,
+        };
+        let (epic, mut changes) = match known {
+            Some(epic) => (epic.id.clone(), Vec::from_iter(self.reopen(Some(epic)))),
+            // None was made yet, or a planner has deleted it.
+            None => {
+                self.new_issue(project, task.id, IssueType::Epic, &task.title)
+                    .await?
+            }
+        };
         let run = self.planner_run(project, &task, &epic)?;
+        task.epic = Some(epic);
         task.run_id = Some(run.id);
-        let mut changes = vec![Change::enqueue(run)];
-        changes.extend(self.reopen(self.issue(project.id, &epic).await?));
+        if task.attempts == 1 {
+            // What came before a new count of attempts is told to the planner, and is over.
+            task.error = None;
+        }
+        changes.push(Change::enqueue(run));
         changes.extend(self.task_changes(&mut task));
         self.commit(changes).await
     }
@@ -79,28 +88,13 @@ impl Control {
     }
 
     /// Makes subtasks of the issues under the epic.
-    async fn activate(
-        &self,
-        project: &Project,
-        mut task: Task,
-        epic: &str,
-        issues: Vec<Issue>,
-    ) -> Result<()> {
-        let parts: BTreeMap<&str, &Issue> = parts(&issues, epic)
-            .map(|issue| (issue.id.as_str(), issue))
-            .collect();
-        let edges: BTreeMap<String, BTreeSet<String>> = parts
-            .values()
-            .map(|issue| (issue.id.clone(), blockers(issue, &parts)))
-            .collect();
-        let order = match dependency_order(&edges) {
-            Ok(order) => order,
-            Err(cycle) => {
-                return self
-                    .give_up_planning(task, format!("the plan cannot be carried out: {cycle}"))
-                    .await;
-            }
-        };
+    async fn activate(&self, project: &Project, mut task: Task, plan: Plan<'_>) -> Result<()> {
+        let Plan {
+            epic,
+            parts,
+            edges,
+            order,
+        } = plan;
         let ids: BTreeMap<&str, SubtaskId> = parts.keys().map(|id| (*id, SubtaskId::new())).collect();
         let now = self.now();
         let mut project = project.clone();
@@ -150,25 +144,23 @@ impl Control {
             let view = ostler_contracts::SubtaskView::from(subtask.clone());
             changes.push(self.event(task.tenant_id, "subtask.created", subtask.id, view));
         }
-        if let Some(epic) = issues.iter().find(|issue| issue.id == epic) {
-            let body = split_body(&epic.description);
-            task.spec = body.spec;
-            task.plan = if epic.design.is_empty() {
-                body.plan
-            } else {
-                epic.design.clone()
-            };
-        }
+        let body = split_body(&epic.description);
+        task.spec = body.spec;
+        task.plan = if epic.design.is_empty() {
+            body.plan
+        } else {
+            epic.design.clone()
+        };
         task.status = task.status.to(TaskStatus::Active)?;
         task.error = None;
-        changes.push(Change::update(&project));
+        // First, so that of two tasks that take the same numbers at once the second is a lost race.
+        changes.insert(0, Change::update(&project));
         changes.extend(self.task_changes(&mut task));
         self.commit(changes).await?;
         if task.auto {
             for id in ids.values() {
-                // What fails here is tried again by the next round, and the subtask shows why.
                 if let Err(error) = self.settle_next(*id).await {
-                    tracing::warn!(%error, subtask.id = %id, "a subtask could not start; it is tried again");
+                    self.note_subtask(*id, &error).await;
                 }
             }
         }
@@ -176,37 +168,62 @@ impl Control {
     }
 }
 
-/// The issues that become subtasks.
-fn parts<'a>(issues: &'a [Issue], epic: &'a str) -> impl Iterator<Item = &'a Issue> {
-    issues.iter().filter(move |issue| {
-        issue.parent() == Some(epic)
-            && issue.issue_type != IssueType::Epic
-            && issue.status != IssueStatus::Closed
-    })
+/// A plan that can be carried out.
+struct Plan<'a> {
+    epic: &'a Issue,
+    /// The issues that become subtasks: what is open under the epic.
+    parts: BTreeMap<&'a str, &'a Issue>,
+    /// What of `parts` each of them waits for.
+    edges: BTreeMap<String, BTreeSet<String>>,
+    /// Each after what it waits for.
+    order: Vec<String>,
 }
 
-/// What of `parts` an issue waits for.
-fn blockers(issue: &Issue, parts: &BTreeMap<&str, &Issue>) -> BTreeSet<String> {
-    issue
-        .dependencies
-        .iter()
-        .filter(|d| d.kind == DependencyType::Blocks && parts.contains_key(d.depends_on.as_str()))
-        .map(|d| d.depends_on.clone())
-        .collect()
-}
-
-/// Why the issue graph is not a finished plan; `None` when it is one.
-fn plan_fault(issues: &[Issue], epic: &str) -> Option<String> {
-    let Some(found) = issues.iter().find(|issue| issue.id == epic) else {
-        return Some(format!("the epic {epic} is gone"));
-    };
-    if found.status != IssueStatus::Closed {
-        return Some(format!("the planner ended without closing the epic {epic}"));
+impl<'a> Plan<'a> {
+    /// The plan under an epic, or why there is none.
+    fn read(issues: &'a [Issue], epic: &str) -> Result<Self, String> {
+        let Some(epic) = issues.iter().find(|issue| issue.id == epic) else {
+            return Err(format!("the epic {epic} was deleted"));
+        };
+        if epic.status != IssueStatus::Closed {
+            return Err(format!("the planner ended without closing the epic {}", epic.id));
+        }
+        let parts: BTreeMap<&str, &Issue> = issues
+            .iter()
+            .filter(|issue| {
+                issue.parent() == Some(&epic.id)
+                    && issue.issue_type != IssueType::Epic
+                    && issue.status != IssueStatus::Closed
+            })
+            .map(|issue| (issue.id.as_str(), issue))
+            .collect();
+        if parts.is_empty() {
+            return Err(format!(
+                "the planner closed the epic {} without open issues under it",
+                epic.id
+            ));
+        }
+        let blockers = |issue: &Issue| {
+            let blocking = issue
+                .dependencies
+                .iter()
+                .filter(|d| d.kind == DependencyType::Blocks);
+            blocking
+                .filter(|d| parts.contains_key(d.depends_on.as_str()))
+                .map(|d| d.depends_on.clone())
+                .collect()
+        };
+        let edges: BTreeMap<String, BTreeSet<String>> = parts
+            .values()
+            .map(|issue| (issue.id.clone(), blockers(issue)))
+            .collect();
+        let order =
+            dependency_order(&edges).map_err(|cycle| format!("the plan cannot be carried out: {cycle}"))?;
+        Ok(Self {
+            epic,
+            parts,
+            edges,
+            order,
+        })
     }
-    if parts(issues, epic).next().is_none() {
-        return Some(format!(
-            "the planner closed the epic {epic} without open issues under it"
-        ));
-    }
-    None
 }

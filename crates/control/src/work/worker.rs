@@ -1,9 +1,11 @@
 //! How a subtask is worked on, checked and merged.
 
+use crate::conflict::retry_on_conflict;
 use crate::{Control, ControlError, Result};
 use ostler_domain::{
-    BlockedReason, IssueStatus, MergeRequest, MergeRequestId, MergeRequestStatus, Project, Run, RunKind,
-    RunStatus, Subtask, SubtaskStatus, Task, TaskStatus, all_merged, waiting_status,
+    BlockedReason, IssueStatus, IssueType, MergeRequest, MergeRequestId, MergeRequestStatus, Project, Run,
+    RunId, RunKind, RunStatus, Subtask, SubtaskId, SubtaskStatus, Task, TaskStatus, all_merged,
+    waiting_status,
 };
 use ostler_forge::{MergeOutcome, PublishOutcome, Repository, UpdateOutcome};
 use ostler_store::{Change, Filter, StoreExt};
@@ -25,21 +27,31 @@ impl Control {
         subtask.feedback = None;
         subtask.error = None;
         subtask.worktree_expires_at = None;
+        let mut changes = self.claim_issue(&project, &mut subtask).await?;
         let run = self.worker_run(&project, &task, &subtask).await?;
         subtask.run_id = Some(run.id);
-        let mut changes = vec![Change::enqueue(run)];
-        if let Some(mut issue) = self.issue(project.id, &subtask.issue_id).await? {
-            issue.status = IssueStatus::InProgress;
-            issue.assignee = Some(format!("worker-{}", subtask.number));
-            issue.closed_at = None;
-            issue.close_reason = None;
-            issue.updated_at = self.now();
-            changes.push(Change::update(&issue));
-        }
+        changes.push(Change::enqueue(run));
         changes.extend(self.subtask_changes(&mut subtask));
         self.commit(changes).await?;
         subtask.version += 1;
         Ok(subtask)
+    }
+
+    /// Makes the subtask's issue one that its worker can close. An agent may have closed or deleted it.
+    async fn claim_issue(&self, project: &Project, subtask: &mut Subtask) -> Result<Vec<Change>> {
+        let Some(mut issue) = self.issue(project.id, &subtask.issue_id).await? else {
+            let (id, changes) = self
+                .new_issue(project, subtask.task_id, IssueType::Task, &subtask.title)
+                .await?;
+            subtask.issue_id = id;
+            return Ok(changes);
+        };
+        issue.status = IssueStatus::InProgress;
+        issue.assignee = Some(format!("worker-{}", subtask.number));
+        issue.closed_at = None;
+        issue.close_reason = None;
+        issue.updated_at = self.now();
+        Ok(vec![Change::update(&issue)])
     }
 
     /// The next step of a subtask in progress.
@@ -50,7 +62,8 @@ impl Control {
         };
         match run {
             Some(run) if !run.status.is_terminal() => Ok(()),
-            Some(run) if run.status == RunStatus::Cancelled => {
+            // Also one that came to its end while it was told to: nobody wants to go on from there.
+            Some(run) if run.cancel_requested => {
                 let changes = self.block(subtask, "its run was cancelled".into())?;
                 self.commit(changes).await
             }
@@ -71,15 +84,19 @@ impl Control {
         }
         let (project, _) = self.parents(&subtask).await?;
         let repository = self.repository(&project)?;
-        if repository
-            .log(&project.default_branch, &subtask.branch)
-            .await?
-            .is_empty()
-        {
-            let reason = format!(
+        let head = repository.head_of(&subtask.branch).await?;
+        let commits = match &head {
+            Some(head) => repository.log(&project.default_branch, head).await?,
+            None => Vec::new(),
+        };
+        if commits.is_empty() {
+            let mut reason = format!(
                 "the issue {} was closed, but nothing is committed on the branch",
                 subtask.issue_id
             );
+            if let Some(error) = &run.outcome.error {
+                reason = format!("{reason}: {error}");
+            }
             return self.again(subtask, reason).await;
         }
         self.check_or_open(subtask, &project, &repository).await
@@ -92,13 +109,22 @@ impl Control {
         project: &Project,
         repository: &Repository,
     ) -> Result<()> {
-        if let UpdateOutcome::Conflict { files } = repository
+        let Some(mut head) = repository.head_of(&subtask.branch).await? else {
+            let reason = format!("its branch {} is gone", subtask.branch);
+            let changes = self.block(subtask, reason)?;
+            return self.commit(changes).await;
+        };
+        match repository
             .update_branch(&subtask.branch, &project.default_branch)
             .await?
         {
-            return self.again(subtask, conflict_text(project, &files)).await;
+            UpdateOutcome::UpToDate => {}
+            UpdateOutcome::Updated { commit } => head = commit,
+            UpdateOutcome::Conflict { files } => {
+                return self.again(subtask, conflict_text(project, &files)).await;
+            }
         }
-        let file = match self.project_file(project, &subtask.branch).await {
+        let file = match self.project_file(project, &head).await {
             Ok(file) => file,
             Err(error) => {
                 return self
@@ -107,10 +133,11 @@ impl Control {
             }
         };
         if file.checks.is_empty() {
-            return self.open_merge_request(subtask, project, repository).await;
+            return self.open_merge_request(subtask, project, repository, head).await;
         }
-        let run = self.check_run(project, &subtask, file);
+        let run = self.check_run(project, &subtask, head, file);
         subtask.run_id = Some(run.id);
+        subtask.error = None;
         let mut changes = vec![Change::enqueue(run)];
         changes.extend(self.subtask_changes(&mut subtask));
         self.commit(changes).await
@@ -121,14 +148,21 @@ impl Control {
         let repository = self.repository(&project)?;
         match run.status {
             RunStatus::Succeeded => {
-                // Something else may have been merged while they ran: then the result is checked again.
-                if repository
-                    .is_behind(&subtask.branch, &project.default_branch)
-                    .await?
-                {
-                    return self.check_or_open(subtask, &project, &repository).await;
+                let workspace = run.submitted.spec.workspace.as_ref();
+                let checked = workspace.and_then(|workspace| workspace.head.clone());
+                let head = repository.head_of(&subtask.branch).await?;
+                match head.filter(|head| checked.as_ref() == Some(head)) {
+                    Some(head)
+                        if !repository
+                            .is_behind(&subtask.branch, &project.default_branch)
+                            .await? =>
+                    {
+                        self.open_merge_request(subtask, &project, &repository, head)
+                            .await
+                    }
+                    // The branch, or the target, has moved while they ran: then the result is checked again.
+                    _ => self.check_or_open(subtask, &project, &repository).await,
                 }
-                self.open_merge_request(subtask, &project, &repository).await
             }
             RunStatus::Lost => {
                 let reason =
@@ -150,14 +184,9 @@ impl Control {
         mut subtask: Subtask,
         project: &Project,
         repository: &Repository,
+        head: String,
     ) -> Result<()> {
-        let head = repository.head_of(&subtask.branch).await?.ok_or_else(|| {
-            ControlError::Unprocessable(format!(
-                "the branch {} is gone; retry the subtask",
-                subtask.branch
-            ))
-        })?;
-        let commits = repository.log(&project.default_branch, &subtask.branch).await?;
+        let commits = repository.log(&project.default_branch, &head).await?;
         let log: Vec<String> = commits.iter().rev().map(|c| format!("- {}", c.subject)).collect();
         let body = format!("{}\n\n## Commits\n\n{}\n", subtask.spec.trim(), log.join("\n"));
         let mut project = project.clone();
@@ -208,22 +237,9 @@ impl Control {
         self.settle_next(subtask.id).await
     }
 
-    /// Merges a completed subtask by itself, but never what was not checked on top of the present target.
-    pub(super) async fn merge_checked(&self, mut subtask: Subtask) -> Result<()> {
-        let (project, _) = self.parents(&subtask).await?;
-        let repository = self.repository(&project)?;
-        if !repository
-            .is_behind(&subtask.branch, &project.default_branch)
-            .await?
-        {
-            return self.merge(subtask).await.map(drop);
-        }
-        subtask.status = subtask.status.to(SubtaskStatus::InProgress)?;
-        self.check_or_open(subtask, &project, &repository).await
-    }
-
-    /// Merges the merge request of a completed subtask; a conflict goes back to a worker.
-    pub(crate) async fn merge(&self, subtask: Subtask) -> Result<Subtask> {
+    /// Merges the merge request of a completed subtask; a conflict goes back to a worker. What is not what was checked
+    /// is checked first: for `checked_only`, which is how it goes on by itself, also when the target has moved since.
+    pub(crate) async fn merge(&self, mut subtask: Subtask, checked_only: bool) -> Result<()> {
         let (project, _) = self.parents(&subtask).await?;
         let repository = self.repository(&project)?;
         let request = match subtask.merge_request_id {
@@ -236,39 +252,59 @@ impl Control {
             ));
         };
         let message = format!("{} (!{})\n\n{}", request.title, request.number, request.body);
-        let outcome = repository
-            .merge(
-                &request.source_branch,
-                &request.target_branch,
-                &message,
-                Some(&request.head),
-            )
-            .await?;
+        let (source, target, head) = (&request.source_branch, &request.target_branch, &request.head);
+        let outcome = if checked_only {
+            repository
+                .merge_up_to_date(source, target, &message, head)
+                .await?
+        } else {
+            repository.merge(source, target, &message, Some(head)).await?
+        };
         match outcome {
             MergeOutcome::Merged { commit } => request.merge_commit = Some(commit),
             MergeOutcome::NothingToMerge => {}
             MergeOutcome::Conflict { files } => {
-                let id = subtask.id;
-                self.again(subtask, conflict_text(&project, &files)).await?;
-                return self.subtask_of(project.tenant_id, id).await;
+                return self.again(subtask, conflict_text(&project, &files)).await;
             }
-            MergeOutcome::HeadMoved { head } => {
-                return Err(ControlError::Conflict(format!(
-                    "the branch {} stands at {head} and not at {} that was checked; retry the subtask",
-                    request.source_branch, request.head
-                )));
+            MergeOutcome::HeadMoved { .. } | MergeOutcome::Behind => {
+                subtask.status = subtask.status.to(SubtaskStatus::InProgress)?;
+                return self.check_or_open(subtask, &project, &repository).await;
             }
         }
+        // Before it is noted: a server that is killed in between merges, which then does nothing, and publishes again.
+        let unpublished = self.publish(&project, &repository).await;
         request.status = MergeRequestStatus::Merged;
         request.closed_at = Some(self.now());
-        self.conclude(subtask, request).await
+        self.conclude(subtask, request, unpublished).await
+    }
+
+    /// Brings merged work to where the project was cloned from. Gives the reason if that cannot be done.
+    async fn publish(&self, project: &Project, repository: &Repository) -> Option<String> {
+        if !self.parts.work.push_to_origin {
+            return None;
+        }
+        let reason = match repository.publish(&project.default_branch, None).await {
+            Ok(PublishOutcome::Published) => return None,
+            Ok(PublishOutcome::Skipped { reason }) => reason,
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(project.id = %project.id, "merged work was not brought to origin: {reason}");
+        Some(format!("merged work was not brought to origin: {reason}"))
     }
 
     /// Notes a merge: the subtask is merged, what waited for it may start, the task may be done.
-    pub(crate) async fn conclude(&self, mut subtask: Subtask, request: MergeRequest) -> Result<Subtask> {
+    /// `trouble` is shown on the task.
+    pub(crate) async fn conclude(
+        &self,
+        mut subtask: Subtask,
+        request: MergeRequest,
+        trouble: Option<String>,
+    ) -> Result<()> {
         let (project, mut task) = self.parents(&subtask).await?;
         subtask.status = subtask.status.to(SubtaskStatus::Merged)?;
         subtask.error = None;
+        subtask.worktree_expires_at = Some(self.now());
+        task.error = trouble;
         let siblings: Vec<Subtask> = self
             .parts
             .store
@@ -290,42 +326,23 @@ impl Control {
                 changes.extend(self.subtask_changes(&mut other));
             }
         }
-        if all_merged(statuses.values().copied()) {
+        // One that is done already means that this merge was noted by somebody else, which the commit will find.
+        if task.status == TaskStatus::Active && all_merged(statuses.values().copied()) {
             task.status = task.status.to(TaskStatus::Done)?;
         }
         // The task's version is counted up by every merge, so that of two last merges at once one sees the other.
         changes.extend(self.task_changes(&mut task));
         self.commit(changes).await?;
         subtask.version += 1;
-        self.after_merge(&project, &subtask).await;
+        if let Err(error) = self.expire_worktree(&project, subtask).await {
+            tracing::warn!(%error, "the worktree of a merged subtask is still there; it is tried again");
+        }
         for id in unblocked {
             if let Err(error) = self.settle_next(id).await {
-                tracing::warn!(%error, subtask.id = %id, "a subtask could not start; it is tried again");
+                self.note_subtask(id, &error).await;
             }
         }
-        Ok(subtask)
-    }
-
-    /// What follows a merge and may fail without undoing it.
-    async fn after_merge(&self, project: &Project, subtask: &Subtask) {
-        let Ok(repository) = self.repository(project) else {
-            return;
-        };
-        if let Err(error) = repository.worktree_remove(subtask.id).await {
-            tracing::warn!(%error, subtask.id = %subtask.id, "the worktree of a merged subtask is still there");
-        }
-        if !self.parts.work.push_to_origin {
-            return;
-        }
-        match repository.publish(&project.default_branch, None).await {
-            Ok(PublishOutcome::Published) => {}
-            Ok(PublishOutcome::Skipped { reason }) => {
-                tracing::warn!(project.id = %project.id, "merged work was not brought to origin: {reason}");
-            }
-            Err(error) => {
-                tracing::warn!(%error, project.id = %project.id, "merged work was not brought to origin");
-            }
-        }
+        Ok(())
     }
 
     /// Another attempt with `reason` as its feedback, or the end if there were enough.
@@ -346,10 +363,10 @@ impl Control {
         subtask.attempts += 1;
         subtask.feedback = Some(reason.clone());
         subtask.error = Some(reason);
+        let mut changes = self.claim_issue(&project, &mut subtask).await?;
         let run = self.worker_run(&project, &task, &subtask).await?;
         subtask.run_id = Some(run.id);
-        let mut changes = vec![Change::enqueue(run)];
-        changes.extend(self.reopen(self.issue(project.id, &subtask.issue_id).await?));
+        changes.push(Change::enqueue(run));
         changes.extend(self.subtask_changes(&mut subtask));
         self.commit(changes).await
     }
@@ -367,22 +384,59 @@ impl Control {
         Ok(self.subtask_changes(&mut subtask).to_vec())
     }
 
-    /// Removes the worktrees of failed subtasks whose time is up. Returns how many.
+    /// Ends the work on a subtask in progress: where something runs, its end is requested, and the rest follows from
+    /// that end.
+    pub(crate) async fn stop_work(&self, id: SubtaskId, reason: &str) -> Result<()> {
+        // A second time, because a run may end by itself while its end is requested.
+        for _ in 0..2 {
+            let stopped: Result<Option<RunId>> = retry_on_conflict!({
+                let subtask = self.parts.store.get::<Subtask, _>(id).await?;
+                let Some(subtask) = subtask.filter(|s| s.status == SubtaskStatus::InProgress) else {
+                    return Ok(None);
+                };
+                let run = match subtask.run_id {
+                    Some(id) => self.parts.store.run(id).await?,
+                    None => None,
+                };
+                let live = run
+                    .filter(|run| !run.status.is_terminal())
+                    .map(|run| run.submitted.id);
+                self.commit(match live {
+                    // The update is a guard: another run may have taken this one's place.
+                    Some(run) => vec![Change::CancelRun(run), Change::update(&subtask)],
+                    None => self.block(subtask, reason.to_owned())?,
+                })
+                .await?;
+                Ok(live)
+            });
+            let Some(run) = stopped? else { break };
+            let run = self.parts.store.run(run).await?;
+            if run.is_none_or(|run| run.cancel_requested) {
+                break;
+            }
+        }
+        self.settle_subtask(id).await
+    }
+
+    /// Removes the worktrees of failed and merged subtasks whose time is up. Returns how many.
     pub async fn expire_worktrees(&self) -> Result<usize> {
-        let due = Filter::<Subtask>::by("status", SubtaskStatus::Blocked).and(
-            "worktree_expires_at",
-            ostler_store::Op::Le,
-            self.now(),
-        );
+        let due = Filter::<Subtask>::all().and("worktree_expires_at", ostler_store::Op::Le, self.now());
         let mut removed = 0;
-        for mut subtask in self.parts.store.list(due).await? {
+        for subtask in self.parts.store.list(due).await? {
             let (project, _) = self.parents(&subtask).await?;
-            self.repository(&project)?.worktree_remove(subtask.id).await?;
-            subtask.worktree_expires_at = None;
-            self.commit(vec![Change::update(&subtask)]).await?;
-            removed += 1;
+            let id = subtask.id;
+            match self.expire_worktree(&project, subtask).await {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(%error, subtask.id = %id, "an old worktree is still there"),
+            }
         }
         Ok(removed)
+    }
+
+    async fn expire_worktree(&self, project: &Project, mut subtask: Subtask) -> Result<()> {
+        self.repository(project)?.worktree_remove(subtask.id).await?;
+        subtask.worktree_expires_at = None;
+        self.commit(vec![Change::update(&subtask)]).await
     }
 
     async fn parents(&self, subtask: &Subtask) -> Result<(Project, Task)> {

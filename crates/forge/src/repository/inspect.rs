@@ -166,6 +166,19 @@ impl Repository {
         ))
     }
 
+    /// What a branch was at before `commit` was made on it: the commit's first parent.
+    ///
+    /// # Errors
+    /// No such commit, or it is the first of all.
+    pub async fn before(&self, commit: &str) -> Result<String> {
+        let commit = self.commit(commit).await?;
+        self.git("rev-parse")
+            .arg("--verify")
+            .value(format!("{commit}^1"))
+            .text()
+            .await
+    }
+
     async fn range(&self, base: &str, head: &str) -> Result<String> {
         Ok(format!(
             "{}...{}",

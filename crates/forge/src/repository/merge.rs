@@ -37,6 +37,9 @@ pub enum MergeOutcome {
     },
     /// The source branch has no change that the target does not have.
     NothingToMerge,
+    /// The target has commits that the source branch does not have; nothing was done. Only from
+    /// [`Repository::merge_up_to_date`].
+    Behind,
 }
 
 /// What bringing a branch up to its target came to.
@@ -103,6 +106,34 @@ impl Repository {
         message: &str,
         expected_head: Option<&str>,
     ) -> Result<MergeOutcome> {
+        self.merge_if(source_branch, target, message, expected_head, false)
+            .await
+    }
+
+    /// As [`Self::merge`], but only if the source has everything that the target has: what lands is, file for file,
+    /// what `expected_head` is.
+    ///
+    /// # Errors
+    /// As [`Self::merge`].
+    pub async fn merge_up_to_date(
+        &self,
+        source_branch: &str,
+        target: &str,
+        message: &str,
+        expected_head: &str,
+    ) -> Result<MergeOutcome> {
+        self.merge_if(source_branch, target, message, Some(expected_head), true)
+            .await
+    }
+
+    async fn merge_if(
+        &self,
+        source_branch: &str,
+        target: &str,
+        message: &str,
+        expected_head: Option<&str>,
+        up_to_date: bool,
+    ) -> Result<MergeOutcome> {
         let source_ref = branch_ref(source_branch)?;
         let target_ref = branch_ref(target)?;
         let _lock = self.lock().await?;
@@ -122,6 +153,9 @@ impl Repository {
             }
             if self.is_ancestor(&source, &onto).await? {
                 return Ok(MergeOutcome::NothingToMerge);
+            }
+            if up_to_date && !self.is_ancestor(&onto, &source).await? {
+                return Ok(MergeOutcome::Behind);
             }
             let tree = match self.merged_tree(&onto, &source).await? {
                 MergedTree::Clean(tree) => tree,

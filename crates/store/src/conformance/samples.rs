@@ -364,6 +364,7 @@ pub(super) fn full_run(tenant_id: TenantId, class: &str) -> NewRun {
             workspace: Some(d::WorkspaceSpec {
                 project_id,
                 branch: "b".into(),
+                head: Some("0d8f".into()),
                 write_back: true,
             }),
             timeout: Some(Duration::new(60, 500_000_000)),
