@@ -192,10 +192,13 @@ pub struct PoolView {
     /// No warm start is tried before this.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub retry_at: Option<Time>,
+    /// Why the server that was asked cannot start its sandboxes at all; absent when it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
 }
 
 impl PoolView {
-    /// From the pool and counts of its live sandboxes.
+    /// From the pool and counts of its live sandboxes; available.
     pub fn new(pool: Pool, warm: u32, provisioning: u32, held: u32) -> Self {
         Self {
             name: pool.name,
@@ -208,6 +211,7 @@ impl PoolView {
             failures: pool.failures,
             last_error: pool.last_error,
             retry_at: pool.retry_at.map(Into::into),
+            unavailable: None,
         }
     }
 }

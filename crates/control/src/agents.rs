@@ -132,7 +132,7 @@ impl Control {
     /// Freezes all programs of a sandbox, where its driver can. Until [`Self::resume_agent`] nothing in it answers.
     pub async fn pause_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
         let sandbox = self.live_agent(caller, id).await?;
-        self.driver_of(&sandbox)?
+        self.driver_of(sandbox.driver)?
             .pause(id)
             .await
             .map_err(|error| driver_error(&error))
@@ -141,7 +141,7 @@ impl Control {
     /// Lets them go on. One that is not frozen goes on as it is.
     pub async fn resume_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
         let sandbox = self.live_agent(caller, id).await?;
-        self.driver_of(&sandbox)?
+        self.driver_of(sandbox.driver)?
             .resume(id)
             .await
             .map_err(|error| driver_error(&error))
@@ -167,15 +167,6 @@ impl Control {
             )));
         }
         Ok(sandbox)
-    }
-
-    fn driver_of(&self, sandbox: &Sandbox) -> Result<&std::sync::Arc<dyn ostler_sandbox::Driver>> {
-        self.parts.drivers.get(&sandbox.driver).ok_or_else(|| {
-            ControlError::Unavailable(format!(
-                "this server has no {} driver; see `ostler doctor`",
-                sandbox.driver
-            ))
-        })
     }
 
     /// The smallest pool that satisfies the requirements and has room.

@@ -41,6 +41,8 @@ pub struct Parts {
 pub struct Control {
     pub(crate) parts: Arc<Parts>,
     pub(crate) reconcilers: Arc<Reconcilers>,
+    /// Drivers that were wanted and cannot be used, and why.
+    unavailable: Arc<BTreeMap<DriverKind, String>>,
 }
 
 impl Control {
@@ -49,7 +51,34 @@ impl Control {
         Self {
             parts: Arc::new(parts),
             reconcilers: Arc::default(),
+            unavailable: Arc::default(),
         }
+    }
+
+    /// With the reasons why drivers that were wanted cannot be used: what is wrong and what to do.
+    #[must_use]
+    pub fn with_unavailable(mut self, drivers: BTreeMap<DriverKind, String>) -> Self {
+        self.unavailable = Arc::new(drivers);
+        self
+    }
+
+    /// Why this server cannot use a driver; `None` when it can.
+    pub fn unavailable(&self, driver: DriverKind) -> Option<String> {
+        if self.parts.drivers.contains_key(&driver) {
+            return None;
+        }
+        Some(match self.unavailable.get(&driver) {
+            Some(why) => format!("this server has no {driver} driver: {why}"),
+            None => format!("this server has no {driver} driver; see `ostler doctor`"),
+        })
+    }
+
+    /// A driver of this server.
+    pub(crate) fn driver_of(&self, kind: DriverKind) -> Result<&Arc<dyn Driver>> {
+        self.parts
+            .drivers
+            .get(&kind)
+            .ok_or_else(|| ControlError::Unavailable(self.unavailable(kind).unwrap_or_default()))
     }
 
     /// The store, for what needs no rule.

@@ -3,8 +3,8 @@
 use crate::{Caller, Control, ControlError, LogReader, Result};
 use ostler_contracts::{PoolVerdict, RunExplanation};
 use ostler_domain::{
-    CommandSpec, NewRun, Offer, Permission, Pool, Requirements, Run, RunId, RunKind, RunSpec, RunStatus,
-    Sandbox, SandboxStatus, SubtaskId,
+    CommandSpec, Isolation, NewRun, Offer, Permission, Pool, Requirements, Run, RunId, RunKind, RunSpec,
+    RunStatus, Sandbox, SandboxStatus, SubtaskId,
 };
 use ostler_store::{Cancelled, Filter, RunFilter, StoreExt};
 use std::time::Duration;
@@ -151,6 +151,7 @@ impl Control {
                     )
                 }
                 _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),
+                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (_, Some(ahead)) if ahead > 0 => format!("{ahead} runs with the same requirements go first"),
                 _ => "it is next, and waits for a free sandbox or a free slot of the server".into(),
             },
@@ -189,12 +190,16 @@ impl Control {
         let pools: Vec<Pool> = self.parts.store.list(Filter::all()).await?;
         let mut verdicts = Vec::new();
         for pool in pools {
-            let mut reasons = match self.offer(&pool) {
-                Some(offer) => requirements.unmet(&offer),
-                None => vec![format!("this server has no {} driver", pool.template.driver)],
-            };
+            let offer = self.offer(&pool).unwrap_or_else(|| {
+                // Another server may have the driver, or this one later: what only the driver knows is taken as wanted.
+                let isolation = requirements.isolation.unwrap_or(Isolation::Process);
+                pool.offer(isolation, requirements.arch.as_deref().unwrap_or_default())
+            });
+            let mut reasons = requirements.unmet(&offer);
             let suitable = reasons.is_empty();
-            if suitable {
+            if let Some(why) = self.unavailable(pool.template.driver).filter(|_| suitable) {
+                reasons.push(why);
+            } else if suitable {
                 let live = self.live_sandboxes(&pool.name).await?;
                 if live.len() >= pool.max as usize {
                     reasons.push(format!("all {} sandboxes are in use", pool.max));
@@ -229,11 +234,19 @@ impl Control {
 
 pub(crate) fn impossible(verdicts: &[PoolVerdict]) -> String {
     if verdicts.is_empty() {
-        return "no pool is set up; make one with `ostler pool set`".into();
+        return "no pool is set up; make one with `ostler pool set`, or let `ostler doctor` say why there is none".into();
     }
+    format!("no pool satisfies the requirements. {}", listed(verdicts.iter()))
+}
+
+/// Why a run waits that some pool suits, but none can take.
+fn hindered(verdicts: &[PoolVerdict]) -> String {
+    format!("it waits. {}", listed(verdicts.iter().filter(|v| v.suitable)))
+}
+
+fn listed<'a>(verdicts: impl Iterator<Item = &'a PoolVerdict>) -> String {
     let reasons: Vec<String> = verdicts
-        .iter()
         .map(|v| format!("{}: {}", v.pool, v.reasons.join(", ")))
         .collect();
-    format!("no pool satisfies the requirements. {}", reasons.join("; "))
+    reasons.join("; ")
 }

@@ -15,6 +15,7 @@ use ostler_store::{Change, ClaimSandbox, Filter, Op, StoreExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Longest wait for a sandbox to answer after its start.
 const READY: Duration = Duration::from_secs(30);
@@ -144,21 +145,11 @@ impl Control {
     }
 
     pub(crate) fn driver(&self, pool: &Pool) -> Result<&Arc<dyn Driver>> {
-        self.parts.drivers.get(&pool.template.driver).ok_or_else(|| {
-            ControlError::Unavailable(format!(
-                "this server has no {} driver; see `ostler doctor`",
-                pool.template.driver
-            ))
-        })
+        self.driver_of(pool.template.driver)
     }
 
     pub(crate) fn guest(&self, sandbox: &Sandbox) -> Result<Guest> {
-        let driver = self.parts.drivers.get(&sandbox.driver).ok_or_else(|| {
-            ControlError::Unavailable(format!(
-                "this server has no {} driver; see `ostler doctor`",
-                sandbox.driver
-            ))
-        })?;
+        let driver = self.driver_of(sandbox.driver)?;
         Ok(Guest::new(Arc::clone(driver), sandbox.id))
     }
 
@@ -222,13 +213,7 @@ impl Control {
             Ok::<_, ControlError>(Some(sandbox))
         })?;
         let Some(sandbox) = live else { return Ok(()) };
-        let Some(driver) = self.parts.drivers.get(&sandbox.driver) else {
-            return Err(ControlError::Unavailable(format!(
-                "this server has no {} driver",
-                sandbox.driver
-            )));
-        };
-        driver
+        self.driver_of(sandbox.driver)?
             .remove(id, GRACE)
             .await
             .map_err(|error| ControlError::Unavailable(error.to_string()))?;
@@ -247,8 +232,7 @@ impl Control {
             SandboxStatus::Destroying,
         );
         for sandbox in self.parts.store.list(ending).await? {
-            self.destroy(sandbox.id, "").await?;
-            changed += 1;
+            changed += usize::from(self.destroyed(&sandbox, "").await);
         }
         for pool in self.parts.store.list::<Pool>(Filter::all()).await? {
             let Ok(driver) = self.driver(&pool) else { continue };
@@ -259,9 +243,8 @@ impl Control {
                 .partition(|s| s.template == pool.template);
             let surplus = warm.iter().skip(pool.target as usize);
             for sandbox in stale.iter().chain(surplus) {
-                self.destroy(sandbox.id, "the pool does not need it any more")
-                    .await?;
-                changed += 1;
+                let reason = "the pool does not need it any more";
+                changed += usize::from(self.destroyed(sandbox, reason).await);
             }
             if pool.retry_at.is_some_and(|at| self.now() < at) {
                 continue;
@@ -288,7 +271,8 @@ impl Control {
     }
 
     /// Brings records and drivers together after a start: removes what has no record, and ends what nobody holds any
-    /// more. `keep` are the sandboxes of runs that are adopted.
+    /// more. `keep` are the sandboxes of runs that are adopted. What a driver cannot do at present is left to the rounds
+    /// over the pools and to the next start, so that one that is broken does not keep the server from starting.
     pub async fn reconcile_sandboxes(&self, keep: &BTreeSet<SandboxId>) -> Result<usize> {
         let mine = Filter::<Sandbox>::by("server_id", self.parts.server_id).and(
             "status",
@@ -299,28 +283,47 @@ impl Control {
         let known: BTreeSet<SandboxId> = records.iter().map(|s| s.id).collect();
         let mut ended = 0;
         for driver in self.parts.drivers.values() {
-            let found = driver
-                .list()
-                .await
-                .map_err(|error| ControlError::Unavailable(error.to_string()))?;
+            let found = match driver.list().await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "sandboxes without a record cannot be looked for; the next start does it");
+                    continue;
+                }
+            };
             for id in found.into_iter().filter(|id| !known.contains(id)) {
-                driver
-                    .remove(id, GRACE)
-                    .await
-                    .map_err(|error| ControlError::Unavailable(error.to_string()))?;
-                ended += 1;
+                match driver.remove(id, GRACE).await {
+                    Ok(()) => ended += 1,
+                    Err(error) => {
+                        tracing::warn!(%error, sandbox.id = %id, "a sandbox without a record is not removed; the next start does it");
+                    }
+                }
             }
         }
         for sandbox in records {
             let held = sandbox.status == SandboxStatus::Running && !sandbox.for_run;
             let useful = held || sandbox.status == SandboxStatus::Warm || keep.contains(&sandbox.id);
-            if useful && self.guest(&sandbox)?.healthy().await {
+            let guest = match self.guest(&sandbox) {
+                Ok(guest) => guest,
+                Err(error) => {
+                    tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is left as it is");
+                    continue;
+                }
+            };
+            if useful && guest.healthy().await {
                 continue;
             }
-            self.destroy(sandbox.id, "the server was started again").await?;
-            ended += 1;
+            ended += usize::from(self.destroyed(&sandbox, "the server was started again").await);
         }
         Ok(ended)
+    }
+
+    /// [`Self::destroy`], where a failure must not keep others from ending: it is tried again by the rounds.
+    async fn destroyed(&self, sandbox: &Sandbox, reason: &str) -> bool {
+        let done = self.destroy(sandbox.id, reason).await;
+        if let Err(error) = &done {
+            tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is not removed yet; it is tried again");
+        }
+        done.is_ok()
     }
 
     /// Ends all sandboxes of this server: nothing of it is left after a graceful stop.
@@ -330,9 +333,13 @@ impl Control {
             Op::Ne,
             SandboxStatus::Destroyed,
         );
+        // Each is given time to end by itself, which all can have at once.
+        let mut ends = JoinSet::new();
         for sandbox in self.parts.store.list(mine).await? {
-            self.destroy(sandbox.id, "the server was stopped").await?;
+            let control = self.clone();
+            ends.spawn(async move { control.destroyed(&sandbox, "the server was stopped").await });
         }
+        ends.join_all().await;
         Ok(())
     }
 

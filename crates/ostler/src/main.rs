@@ -1,6 +1,8 @@
 //! The one program: the server, its tools, and the command line of its interface.
 
 mod database;
+mod doctor;
+mod drivers;
 #[cfg(test)]
 mod help;
 mod migrate;
@@ -88,6 +90,8 @@ enum Command {
         #[arg(long)]
         dev: bool,
     },
+    /// Check everything that a server needs on this machine, and say what to do.
+    Doctor,
     /// Change the schema of the database.
     #[command(subcommand)]
     Migrate(migrate::Migrate),
@@ -163,6 +167,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             log_to_stderr(settings.log_json);
             serve::serve(settings, &data).await?;
         }
+        Command::Doctor => return doctor::run(load(), &data, json).await,
         Command::Migrate(migrate) => {
             let store = database::open(load()?.database.as_deref(), &data, true).await?;
             let done = migrate.run(store.as_ref(), json).await;
@@ -172,10 +177,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Print) => {
             let settings = load()?;
             if json {
-                let shown: toml::Table = settings.redacted()?.parse()?;
-                print(&format!("{:#}\n", serde_json::to_value(shown)?))?;
+                let shown = serde_json::to_value(settings.redacted())?;
+                print(&format!("{shown:#}\n"))?;
             } else {
-                print(&settings.redacted()?)?;
+                print(&settings.documented()?)?;
             }
         }
         Command::Completions { shell } => {

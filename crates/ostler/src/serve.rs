@@ -1,20 +1,17 @@
 //! `ostler serve`: the server.
 
-use crate::database;
-use crate::settings::{DriverSettings, Settings};
+use crate::settings::Settings;
+use crate::{database, drivers};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
 use ostler_control::{AgentServices, Caller, Control, Executor, LogStore, Parts};
-use ostler_domain::{DriverKind, ServerId, SystemClock};
-use ostler_driver_sim::{SimControl, SimDriver};
+use ostler_domain::{ServerId, SystemClock};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
 use ostler_gateway::Gateway;
-use ostler_sandbox::Driver;
 use ostler_server::ServerState;
 use ostler_store::Hint;
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -25,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The name of the file by which the command line finds a local server.
-const CONNECTION_FILE: &str = "server.json";
+pub(crate) const CONNECTION_FILE: &str = "server.json";
 
 /// Runs the server until it is told to stop.
 pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()> {
@@ -51,6 +48,9 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     repositories.sweep().await?;
     let logs = LogStore::open(data.join("logs"), settings.log_max_bytes)?;
     let kinds = Kinds::new(settings.agents.clone());
+    let server_id = server_id(data)?;
+    let place = drivers::Place::prepare(data, server_id.to_string())?;
+    let drivers = drivers::open(&settings.drivers, &place).await?;
     let control = Control::new(Parts {
         store: Arc::clone(&store),
         clock: Arc::new(SystemClock),
@@ -58,11 +58,13 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         kinds: kinds.clone(),
         prompts: Prompts::embedded()?,
         work: settings.work.clone(),
-        drivers: drivers(&settings.drivers),
+        drivers: drivers.usable.clone(),
         logs: logs.clone(),
-        server_id: server_id(data)?,
-    });
+        server_id,
+    })
+    .with_unavailable(drivers.unavailable.clone());
     control.ensure_default_tenant().await?;
+    drivers::ensure_default_pool(&control, &drivers, settings.drivers.docker.image.as_deref()).await?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; choose another address with --listen",
@@ -163,14 +165,6 @@ async fn fill(control: Control, period: Duration, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
-}
-
-fn drivers(settings: &DriverSettings) -> BTreeMap<DriverKind, Arc<dyn Driver>> {
-    let mut drivers: BTreeMap<DriverKind, Arc<dyn Driver>> = BTreeMap::new();
-    if settings.sim {
-        drivers.insert(DriverKind::Sim, Arc::new(SimDriver::new(SimControl::new())));
-    }
-    drivers
 }
 
 /// The way of agents to their model APIs.

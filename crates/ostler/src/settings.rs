@@ -3,10 +3,16 @@
 //! A variable `OSTLER_<SECTION>__<KEY>` stands for `key` in `[section]`; `OSTLER_<KEY>` for a key at the top. Its value
 //! is read as TOML where that is possible (`true`, `5`, `["a"]`), otherwise as text.
 
+mod drivers;
+mod gateway;
+mod print;
+
+pub(crate) use drivers::{DockerSettings, DriverSettings, Enabled, ProcessSettings, Separation};
+pub(crate) use gateway::GatewayConfig;
+
 use anyhow::{Context, bail};
 use ostler_agents::KindSettings;
 use ostler_control::{ExecutorSettings, WorkSettings};
-use ostler_gateway::{Credential, GatewaySettings, Secret, Upstream, UpstreamSettings};
 use ostler_server::ServerSettings;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -48,77 +54,6 @@ pub(crate) struct Settings {
     pub(crate) drivers: DriverSettings,
     /// Model APIs.
     pub(crate) gateway: GatewayConfig,
-}
-
-/// The model APIs that agents reach through the server. A key that is not set here is taken from the variable that the
-/// provider's own programs read, such as `ANTHROPIC_API_KEY`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct GatewayConfig {
-    /// Anthropic.
-    pub(crate) anthropic: UpstreamConfig,
-    /// OpenAI.
-    pub(crate) openai: UpstreamConfig,
-    /// Google Gemini.
-    pub(crate) gemini: UpstreamConfig,
-}
-
-/// One of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct UpstreamConfig {
-    /// Base URL, `https` unless it is on loopback; the provider's own when absent.
-    pub(crate) base_url: Option<String>,
-    /// Key of the API.
-    pub(crate) api_key: Option<String>,
-    /// Token of a sign-in, or of a proxy in between; goes before a key.
-    pub(crate) auth_token: Option<String>,
-}
-
-impl GatewayConfig {
-    /// As the gateway wants it, with what the environment has.
-    pub(crate) fn resolve(&self, variable: impl Fn(&str) -> Option<String> + Copy) -> GatewaySettings {
-        let upstreams = Upstream::ALL.map(|upstream| {
-            let own = match upstream {
-                Upstream::Anthropic => &self.anthropic,
-                Upstream::OpenAi => &self.openai,
-                Upstream::Gemini => &self.gemini,
-            };
-            let token = own
-                .auth_token
-                .clone()
-                .map(|token| Credential::Bearer(Secret::new(token)));
-            let key = own
-                .api_key
-                .clone()
-                .map(|key| Credential::ApiKey(Secret::new(key)));
-            let settings = UpstreamSettings {
-                base_url: own.base_url.clone(),
-                credential: token.or(key).or_else(|| Credential::from_env(upstream, variable)),
-            };
-            (upstream, settings)
-        });
-        GatewaySettings {
-            upstreams: upstreams.into(),
-            ..GatewaySettings::default()
-        }
-    }
-
-    fn redact(&mut self) {
-        for own in [&mut self.anthropic, &mut self.openai, &mut self.gemini] {
-            for secret in [&mut own.api_key, &mut own.auth_token] {
-                *secret = secret.take().map(|_| "***".to_owned());
-            }
-        }
-    }
-}
-
-/// Which drivers the server has.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct DriverSettings {
-    /// The simulated driver, which executes a handful of built-in programs in memory: for trying the server out.
-    pub(crate) sim: bool,
 }
 
 impl Default for Settings {
@@ -174,18 +109,27 @@ impl Settings {
         Table::try_into(table).context("the settings in OSTLER_ environment variables are not right")
     }
 
-    /// As TOML, without secrets.
-    pub(crate) fn redacted(&self) -> anyhow::Result<String> {
+    /// Without secrets.
+    pub(crate) fn redacted(&self) -> Self {
         let mut shown = self.clone();
         shown.database = shown.database.map(|url| redact_url(&url));
         shown.gateway.redact();
-        Ok(toml::to_string_pretty(&shown)?)
+        shown
+    }
+
+    /// As TOML with a comment on every setting, without secrets.
+    pub(crate) fn documented(&self) -> anyhow::Result<String> {
+        Ok(print::documented(Table::try_from(self.redacted())?))
     }
 }
 
 fn set(table: &mut Table, key: &str, text: &str) -> anyhow::Result<()> {
     if let Some((section, rest)) = key.split_once("__") {
         let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Boolean(_) | Value::String(_) = inner {
+            // The short form of a driver's section.
+            *inner = Value::Table(Table::from_iter([("enabled".to_owned(), inner.clone())]));
+        }
         let Some(inner) = inner.as_table_mut() else {
             bail!("{section} is a value and not a section")
         };
@@ -195,10 +139,11 @@ fn set(table: &mut Table, key: &str, text: &str) -> anyhow::Result<()> {
         .parse::<Table>()
         .ok()
         .and_then(|mut t| t.remove("value"));
-    table.insert(
-        key.to_owned(),
-        parsed.unwrap_or_else(|| Value::String(text.to_owned())),
-    );
+    let value = parsed.unwrap_or_else(|| Value::String(text.to_owned()));
+    match table.get_mut(key) {
+        Some(Value::Table(section)) if !value.is_table() => section.insert("enabled".to_owned(), value),
+        _ => table.insert(key.to_owned(), value),
+    };
     Ok(())
 }
 
@@ -234,6 +179,7 @@ pub(crate) fn data_directory(given: Option<PathBuf>) -> anyhow::Result<PathBuf> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ostler_gateway::{Credential, Secret, Upstream};
 
     fn load(text: &str, variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
         let dir = tempfile::tempdir().unwrap();
@@ -259,6 +205,45 @@ mod tests {
             (4, 9)
         );
         assert_eq!(settings.listen.port(), 9);
+    }
+
+    #[test]
+    fn a_driver_is_chosen_with_one_word_or_a_section() {
+        let enabled = |text: &str, variables: &[(&str, &str)]| {
+            load(text, variables).map(|s| (s.drivers.process, s.drivers.docker.enabled))
+        };
+        let process = |enabled, separation| ProcessSettings {
+            enabled,
+            separation,
+            ..ProcessSettings::default()
+        };
+        let (namespaces, plain) = (Separation::Namespaces, Separation::Plain);
+        assert_eq!(
+            enabled("", &[]).unwrap(),
+            (process(Enabled::Auto, namespaces), Enabled::Auto)
+        );
+        assert_eq!(
+            enabled("[drivers]\nprocess = false\ndocker = \"auto\"", &[]).unwrap(),
+            (process(Enabled::No, namespaces), Enabled::Auto)
+        );
+        let section = "[drivers.process]\nseparation = \"plain\"";
+        let variables = [
+            ("OSTLER_DRIVERS__PROCESS", "true"),
+            ("OSTLER_DRIVERS__DOCKER", "false"),
+        ];
+        assert_eq!(
+            enabled(section, &variables).unwrap(),
+            (process(Enabled::Yes, plain), Enabled::No)
+        );
+        let variables = [("OSTLER_DRIVERS__PROCESS__SEPARATION", "plain")];
+        assert_eq!(
+            enabled("[drivers]\nprocess = true", &variables).unwrap().0,
+            process(Enabled::Yes, plain)
+        );
+        for wrong in ["process = \"maybe\"", "docker = 3", "docker.imago = \"x\""] {
+            let error = format!("{:#}", enabled(&format!("[drivers]\n{wrong}"), &[]).unwrap_err());
+            assert!(error.contains("line 2"), "{error}");
+        }
     }
 
     #[test]
@@ -297,11 +282,11 @@ mod tests {
             ..Settings::default()
         };
         settings.gateway.anthropic.api_key = Some("planted".into());
-        let shown = settings.redacted().unwrap();
+        let shown = settings.documented().unwrap();
         assert!(
             shown.contains("postgres://me:***@db:5432/x") && !shown.contains("planted"),
             "{shown}"
         );
-        toml::from_str::<Settings>(&shown).unwrap();
+        assert_eq!(toml::from_str::<Settings>(&shown).unwrap(), settings.redacted());
     }
 }

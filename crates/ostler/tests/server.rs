@@ -2,146 +2,53 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use reqwest::{Client, Method, StatusCode};
+use ostler_test_kit::{TestServer, repository};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-struct Server {
-    child: Child,
-    url: String,
-    token: Option<String>,
-    http: Client,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    async fn start(data: &Path, arguments: &[&str]) -> Self {
-        let connection = data.join("server.json");
-        let _ = std::fs::rename(&connection, data.join("server.json.before"));
-        if let Ok(text) = std::fs::read_to_string(data.join("server.json.before")) {
-            // The token is kept from start to start; only the address is to be waited for.
-            let mut value: Value = serde_json::from_str(&text).unwrap();
-            value["url"] = Value::Null;
-            std::fs::write(&connection, value.to_string()).unwrap();
-        }
-        let child = Command::new(env!("CARGO_BIN_EXE_ostler"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .args(arguments)
-            .env("OSTLER_DRIVERS__SIM", "true")
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut server = Self {
-            child,
-            url: String::new(),
-            token: None,
-            http: Client::new(),
-        };
-        let end = Instant::now() + LIMIT;
-        loop {
-            let text = std::fs::read_to_string(&connection).unwrap_or_default();
-            let value: Value = serde_json::from_str(&text).unwrap_or_default();
-            if let Some(url) = value["url"].as_str() {
-                server.url = url.to_owned();
-                server.token = value["token"].as_str().map(str::to_owned);
-                return server;
-            }
-            assert!(Instant::now() < end, "the server does not start");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = self
-            .http
-            .request(method, format!("{}/api/v1{path}", self.url))
-            .timeout(LIMIT);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        let response = request.send().await.unwrap();
-        let status = response.status();
-        let text = response.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, body) = self.call(Method::GET, path, None).await;
-        assert_eq!(status, StatusCode::OK, "{path}: {body}");
-        body
-    }
-
-    async fn sim_pool(&self) {
-        let body = json!({ "template": { "driver": "sim" }, "target": 1, "max": 4 });
-        let (status, body) = self.call(Method::PUT, "/pools/small", Some(body)).await;
-        assert_eq!(status, StatusCode::OK, "{body}");
-    }
-
-    async fn submit(&self, command: &[&str]) -> String {
-        let (status, body) = self
-            .call(Method::POST, "/runs", Some(json!({ "command": command })))
-            .await;
-        assert_eq!(status, StatusCode::CREATED, "{body}");
-        body["id"].as_str().unwrap().to_owned()
-    }
-
-    async fn ended(&self, run: &str) -> Value {
-        let end = Instant::now() + LIMIT;
-        loop {
-            let body = self.get(&format!("/runs/{run}")).await;
-            if !["queued", "running"].contains(&body["status"].as_str().unwrap()) {
-                return body;
-            }
-            assert!(Instant::now() < end, "{body}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-fn git(dir: &Path, arguments: &[&str]) {
-    let status = Command::new("git")
-        .args(["-c", "user.name=t", "-c", "user.email=t@localhost", "-C"])
-        .arg(dir)
+/// Without drivers, and thus without a pool.
+fn bare(data: &Path, arguments: &[&str]) -> TestServer {
+    TestServer::new(env!("CARGO_BIN_EXE_ostler"), data)
         .args(arguments)
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "git {arguments:?}");
+        .env("OSTLER_DRIVERS__PROCESS", "false")
+        .env("OSTLER_DRIVERS__DOCKER", "false")
 }
 
-fn sample(dir: &Path) {
-    std::fs::create_dir(dir).unwrap();
-    git(dir, &["init", "-q", "-b", "main"]);
-    std::fs::write(dir.join("README"), "sample\n").unwrap();
-    git(dir, &["add", "."]);
-    git(dir, &["commit", "-q", "-m", "first"]);
+async fn start(data: &Path, arguments: &[&str]) -> TestServer {
+    bare(data, arguments)
+        .env("OSTLER_DRIVERS__SIM", "true")
+        .start()
+        .await
+}
+
+async fn sim_pool(server: &TestServer) {
+    let body = json!({ "template": { "driver": "sim" }, "target": 1, "max": 4 });
+    let (status, body) = server.call(Method::PUT, "/pools/small", Some(body)).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+}
+
+async fn submit(server: &TestServer, command: &[&str]) -> String {
+    let body = server.post("/runs", json!({ "command": command })).await;
+    body["id"].as_str().unwrap().to_owned()
+}
+
+async fn ended(server: &TestServer, run: &str) -> Value {
+    let is_over = |run: &Value| !["queued", "running"].contains(&run["status"].as_str().unwrap());
+    server.until(&format!("/runs/{run}"), LIMIT, is_over).await
 }
 
 #[tokio::test]
 async fn a_command_is_executed_and_its_log_followed() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &["--dev"]).await;
-    let (status, body) = server
-        .call(Method::POST, "/runs", Some(json!({ "command": ["true"] })))
-        .await;
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "without a pool: {body}");
-    server.sim_pool().await;
-    let run = server.submit(&["echo", "hello"]).await;
-    let body = server.ended(&run).await;
+    let server = start(dir.path(), &["--dev"]).await;
+    sim_pool(&server).await;
+    let run = submit(&server, &["echo", "hello"]).await;
+    let body = ended(&server, &run).await;
     assert_eq!(
         (body["status"].as_str(), body["exit_code"].as_i64()),
         (Some("succeeded"), Some(0)),
@@ -172,20 +79,22 @@ async fn a_command_is_executed_and_its_log_followed() {
 #[tokio::test]
 async fn a_project_is_added_once_and_bad_ones_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let repository = dir.path().join("sample");
-    sample(&repository);
-    let server = Server::start(&dir.path().join("data"), &["--dev"]).await;
+    let source = dir.path().join("sample");
+    repository(&source, &[("README", "sample\n")]);
+    // Nothing takes up the run of the planner.
+    let server = bare(&dir.path().join("data"), &["--dev"]).start().await;
+    let (status, body) = server
+        .call(Method::POST, "/runs", Some(json!({ "command": ["true"] })))
+        .await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "without a pool: {body}");
     let add = |source: String| server.call(Method::POST, "/projects", Some(json!({ "source": source })));
-    let (status, project) = add(repository.display().to_string()).await;
+    let (status, project) = add(source.display().to_string()).await;
     assert_eq!(
         (status, project["default_branch"].as_str()),
         (StatusCode::CREATED, Some("main")),
         "{project}"
     );
-    assert_eq!(
-        add(repository.display().to_string()).await.0,
-        StatusCode::CONFLICT
-    );
+    assert_eq!(add(source.display().to_string()).await.0, StatusCode::CONFLICT);
     for (source, wanted) in [
         ("/nowhere".to_owned(), StatusCode::UNPROCESSABLE_ENTITY),
         (
@@ -248,7 +157,7 @@ async fn a_project_is_added_once_and_bad_ones_are_refused() {
 #[tokio::test]
 async fn without_development_mode_a_token_is_needed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(dir.path(), &[]).await;
+    let mut server = start(dir.path(), &[]).await;
     assert!(server.token.is_some(), "a local command line is given a token");
     let (status, made) = server
         .call(
@@ -314,20 +223,20 @@ async fn without_development_mode_a_token_is_needed() {
 #[tokio::test]
 async fn what_was_accepted_survives_a_kill() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(dir.path(), &["--dev"]).await;
-    server.sim_pool().await;
+    let mut server = start(dir.path(), &["--dev"]).await;
+    sim_pool(&server).await;
     let mut runs = Vec::new();
     for round in 0..5 {
         for _ in 0..4 {
-            runs.push(server.submit(&["sleep", "0.05"]).await);
+            runs.push(submit(&server, &["sleep", "0.05"]).await);
         }
         tokio::time::sleep(Duration::from_millis(37 * round)).await;
-        // Drop kills with SIGKILL. The simulated sandboxes are in the server's memory and die with it.
-        drop(server);
-        server = Server::start(dir.path(), &["--dev"]).await;
+        // The simulated sandboxes are in the server's memory and die with it.
+        server.kill_9();
+        server.start_again().await;
     }
     for run in &runs {
-        let body = server.ended(run).await;
+        let body = ended(&server, run).await;
         assert_eq!(body["status"].as_str(), Some("succeeded"), "{body}");
     }
     let health = server.get("/health").await;
@@ -341,22 +250,14 @@ async fn what_was_accepted_survives_a_kill() {
 #[tokio::test]
 async fn the_interface_is_described_and_shown() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &["--dev"]).await;
+    let server = start(dir.path(), &["--dev"]).await;
     let document = server.get("/openapi.json").await;
     assert_eq!(document["openapi"].as_str(), Some("3.1.0"));
     assert!(
         document["paths"]["/api/v1/subtasks/{id}/start"]["post"].is_object(),
         "{document}"
     );
-    let page = server
-        .http
-        .get(&server.url)
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let page = reqwest::get(server.url()).await.unwrap().text().await.unwrap();
     assert!(page.contains("openapi.json"));
     let (status, body) = server
         .call(

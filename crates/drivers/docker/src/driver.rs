@@ -110,6 +110,18 @@ impl DockerDriver {
     }
 }
 
+impl DockerDriver {
+    /// Whether the engine has this image.
+    pub async fn has_image(&self, image: &str) -> Result<bool, DriverError> {
+        let engine = &self.inner.engine;
+        match call(CALL_LIMIT, engine.api.inspect_image(image)).await {
+            Ok(_) => Ok(true),
+            Err(CallError::Missing(_)) => Ok(false),
+            Err(e) => Err(e.unavailable(&engine.url)),
+        }
+    }
+}
+
 impl Drop for DockerDriver {
     fn drop(&mut self) {
         self.follower.abort();

@@ -345,7 +345,7 @@ impl Driver for ProcessDriver {
                 ok: limits,
                 detail: if limits {
                     format!(
-                        "limits of CPU time, memory and processes in {}",
+                        "limits of CPU time, memory and processes by {}",
                         inner.host.describe()
                     )
                 } else {

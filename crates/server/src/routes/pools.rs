@@ -7,17 +7,21 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
 use ostler_contracts::{ErrorBody, PoolView, SandboxView, SetPool};
+use ostler_control::Control;
 use ostler_domain::{Pool, Sandbox, SandboxId, SandboxStatus};
 
-fn view(pool: Pool, sandboxes: &[Sandbox]) -> PoolView {
+fn view(control: &Control, pool: Pool, sandboxes: &[Sandbox]) -> PoolView {
     let count =
         |wanted: &[SandboxStatus]| sandboxes.iter().filter(|s| wanted.contains(&s.status)).count() as u32;
-    PoolView::new(
-        pool,
-        count(&[SandboxStatus::Warm]),
-        count(&[SandboxStatus::Provisioning]),
-        count(&[SandboxStatus::Running, SandboxStatus::Unhealthy]),
-    )
+    PoolView {
+        unavailable: control.unavailable(pool.template.driver),
+        ..PoolView::new(
+            pool,
+            count(&[SandboxStatus::Warm]),
+            count(&[SandboxStatus::Provisioning]),
+            count(&[SandboxStatus::Running, SandboxStatus::Unhealthy]),
+        )
+    }
 }
 
 /// The pools, by name.
@@ -36,7 +40,7 @@ pub(super) async fn list(
     Ok(Json(
         pools
             .into_iter()
-            .map(|(pool, sandboxes)| view(pool, &sandboxes))
+            .map(|(pool, sandboxes)| view(&state.control, pool, &sandboxes))
             .collect(),
     ))
 }
@@ -63,7 +67,7 @@ pub(super) async fn set(
         .control
         .set_pool(&caller, &name, body.template, body.target, body.max)
         .await?;
-    Ok(Json(view(pool, &[])))
+    Ok(Json(view(&state.control, pool, &[])))
 }
 
 /// All sandboxes that are not gone.

@@ -28,9 +28,9 @@ fn table(pools: &[PoolView], colour: Colour) -> String {
             pool.provisioning.to_string(),
             pool.held.to_string(),
             pool.max.to_string(),
-            pool.last_error
+            pool.unavailable
                 .clone()
-                .filter(|_| pool.failures > 0)
+                .or_else(|| pool.last_error.clone().filter(|_| pool.failures > 0))
                 .unwrap_or_default(),
         ]);
     }

@@ -80,11 +80,29 @@ impl Host {
 
     /// Where the groups are, for people.
     pub(crate) fn describe(&self) -> String {
+        let describe = |h: &Hierarchy| {
+            let controllers = [
+                (h.cpu, "cpu"),
+                (h.memory, "memory"),
+                (h.pids, "pids"),
+                (h.freezer, "freezer"),
+            ];
+            let controllers: Vec<&str> = controllers
+                .into_iter()
+                .filter_map(|(has, name)| has.then_some(name))
+                .collect();
+            let version = if h.unified { 2 } else { 1 };
+            format!(
+                "{} (version {version}) at {}",
+                controllers.join(", "),
+                h.base.display()
+            )
+        };
         self.hierarchies
             .iter()
-            .map(|h| h.parent.display().to_string())
+            .map(describe)
             .collect::<Vec<_>>()
-            .join(", ")
+            .join("; ")
     }
 
     /// The group of the sandbox with this name, whether it exists or not.

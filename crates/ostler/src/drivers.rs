@@ -1,0 +1,260 @@
+//! The drivers of this server: which can be used, why others cannot, and the pool of a new installation.
+
+use crate::settings::{DockerSettings, DriverSettings, Enabled, ProcessSettings, Separation};
+use anyhow::{Context, bail};
+use ostler_control::{Caller, Control};
+use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxTemplate};
+use ostler_driver_docker::{DockerDriver, DockerOptions};
+use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
+use ostler_driver_sim::{SimControl, SimDriver};
+use ostler_sandbox::{Driver, DriverError};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Name of the pool of a new installation.
+const DEFAULT_POOL: &str = "default";
+
+/// What came of opening the drivers that the settings name.
+#[derive(Default)]
+pub(crate) struct Drivers {
+    /// Those that can be used.
+    pub(crate) usable: BTreeMap<DriverKind, Arc<dyn Driver>>,
+    /// Those that were wanted and cannot be used, with what is wrong and what to do.
+    pub(crate) unavailable: BTreeMap<DriverKind, String>,
+}
+
+/// Where a driver of this installation keeps things, and what it starts in sandboxes.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Tells this installation's sandboxes from those of others on the same host or engine.
+    pub(crate) instance: String,
+    /// Directory below which each driver has its own.
+    pub(crate) sandboxes: PathBuf,
+    /// The guest program.
+    pub(crate) guest: PathBuf,
+}
+
+impl Place {
+    /// Makes the place ready in a data directory.
+    pub(crate) fn prepare(data: &Path, instance: impl Into<String>) -> anyhow::Result<Self> {
+        let dir = data.join("guest");
+        let guest = ostler_guest_binary::install(&dir)
+            .with_context(|| format!("cannot write the guest program into {}", dir.display()))?;
+        Ok(Self {
+            instance: instance.into(),
+            sandboxes: data.join("sandboxes"),
+            guest,
+        })
+    }
+
+    pub(crate) fn process(&self, settings: &ProcessSettings) -> ProcessOptions {
+        ProcessOptions {
+            mode: match settings.separation {
+                Separation::Namespaces => Mode::Namespaces,
+                Separation::Plain => Mode::Plain,
+            },
+            max_processes: settings.max_processes,
+            without_limits: !settings.limits,
+            ..ProcessOptions::new(&self.instance, self.sandboxes.join("process"), &self.guest)
+        }
+    }
+
+    pub(crate) fn docker(&self, settings: &DockerSettings) -> DockerOptions {
+        let options = DockerOptions::new(&self.instance, self.sandboxes.join("docker"), &self.guest);
+        DockerOptions {
+            engine: settings.engine.clone().unwrap_or(options.engine),
+            max_processes: settings.max_processes,
+            ..options
+        }
+    }
+}
+
+/// Opens what the settings name. Fails only where they say that a driver must be there.
+pub(crate) async fn open(settings: &DriverSettings, place: &Place) -> anyhow::Result<Drivers> {
+    let mut drivers = Drivers::default();
+    if settings.sim {
+        let sim = SimDriver::new(SimControl::new());
+        drivers.usable.insert(DriverKind::Sim, Arc::new(sim));
+    }
+    if settings.process.enabled != Enabled::No {
+        let opened = ProcessDriver::open(place.process(&settings.process)).await;
+        drivers.note(DriverKind::Process, settings.process.enabled, opened)?;
+    }
+    if settings.docker.enabled != Enabled::No {
+        let opened = DockerDriver::open(place.docker(&settings.docker)).await;
+        drivers.note(DriverKind::Docker, settings.docker.enabled, opened)?;
+    }
+    Ok(drivers)
+}
+
+impl Drivers {
+    fn note<D: Driver>(
+        &mut self,
+        kind: DriverKind,
+        wanted: Enabled,
+        opened: Result<D, DriverError>,
+    ) -> anyhow::Result<()> {
+        let why = match opened {
+            Ok(driver) => {
+                self.usable.insert(kind, Arc::new(driver));
+                return Ok(());
+            }
+            Err(DriverError::Unavailable { message, .. }) => message,
+            Err(error) => error.to_string(),
+        };
+        if wanted == Enabled::Yes {
+            bail!(
+                "the {kind} driver cannot be used, and the settings say that the server must have it \
+                 (`drivers.{kind}.enabled = true`): {why}"
+            );
+        }
+        tracing::warn!("the {kind} driver cannot be used: {why}");
+        self.unavailable.insert(kind, why);
+        Ok(())
+    }
+
+    /// What the pool of a new installation is made from: the first of these that works here. Otherwise one sentence on
+    /// each driver.
+    fn first_template(&self, image: Option<&str>) -> Result<SandboxTemplate, Vec<String>> {
+        let mut reasons: Vec<String> = self
+            .unavailable
+            .iter()
+            .map(|(kind, why)| format!("{kind}: {why}"))
+            .collect();
+        let mut candidates: Vec<(&DriverKind, &Arc<dyn Driver>)> = self.usable.iter().collect();
+        candidates.sort_by_key(|(kind, driver)| {
+            let apart = driver.capabilities().isolation >= Isolation::Namespace;
+            let order = match kind {
+                DriverKind::Process => 0,
+                DriverKind::Docker => 1,
+                _ => 2,
+            };
+            (**kind == DriverKind::Sim, !apart, order)
+        });
+        for (kind, driver) in candidates {
+            let can = driver.capabilities();
+            if can.images && image.is_none() {
+                reasons.push(format!(
+                    "{kind}: it needs an image: name one with `drivers.{kind}.image` and start again, or make a pool \
+                     with `ostler pool set {DEFAULT_POOL} --driver {kind} --image IMAGE`"
+                ));
+                continue;
+            }
+            let template = template(driver.as_ref(), image);
+            match driver.check(&template) {
+                Ok(()) => return Ok(template),
+                Err(DriverError::Unsupported { reasons: all, .. }) => {
+                    let advice = advice(*kind);
+                    reasons.push(format!(
+                        "{kind}: this host does not give it {}{advice}",
+                        all.join("; ")
+                    ));
+                }
+                Err(error) => reasons.push(format!("{kind}: {error}")),
+            }
+        }
+        Err(reasons)
+    }
+}
+
+/// The default template of a driver.
+pub(crate) fn template(driver: &dyn Driver, image: Option<&str>) -> SandboxTemplate {
+    let can = driver.capabilities();
+    let mut template = SandboxTemplate::new(driver.kind());
+    template.image = image.filter(|_| can.images).map(str::to_owned);
+    if !can.networks.contains(&template.network) {
+        template.network = NetworkPolicy::Open;
+    }
+    template
+}
+
+fn advice(kind: DriverKind) -> &'static str {
+    match kind {
+        DriverKind::Process => ": see `ostler doctor`, or set `drivers.process.limits = false`",
+        _ => "",
+    }
+}
+
+/// Gives a new installation its pool. Where there are pools, their operator has decided.
+pub(crate) async fn ensure_default_pool(
+    control: &Control,
+    drivers: &Drivers,
+    image: Option<&str>,
+) -> anyhow::Result<()> {
+    let operator = Caller::administrator();
+    if !control.pools(&operator).await?.is_empty() {
+        return Ok(());
+    }
+    let template = match drivers.first_template(image) {
+        Ok(template) => template,
+        Err(reasons) => {
+            tracing::warn!(
+                "no pool was made, so nothing can be executed yet; the next start tries again. {}",
+                reasons.join(". ")
+            );
+            return Ok(());
+        }
+    };
+    let driver = template.driver;
+    match control
+        .set_pool(&operator, DEFAULT_POOL, Some(template), None, None)
+        .await
+    {
+        Ok(pool) => {
+            tracing::info!(
+                "made the pool {DEFAULT_POOL} of {driver} sandboxes, of which {} are kept warm; change it with `ostler \
+                 pool set`",
+                pool.target
+            );
+            Ok(())
+        }
+        // Another server that was started at the same time made it.
+        Err(_) if !control.pools(&operator).await?.is_empty() => Ok(()),
+        Err(error) => Err(error).context("the first pool cannot be made"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sim() -> Drivers {
+        let mut drivers = Drivers::default();
+        let sim = SimDriver::new(SimControl::new());
+        drivers.usable.insert(DriverKind::Sim, Arc::new(sim));
+        drivers
+    }
+
+    #[test]
+    fn a_driver_that_must_be_there_and_is_not_stops_the_start() {
+        let missing = || -> Result<SimDriver, _> {
+            Err(DriverError::Unavailable {
+                driver: DriverKind::Docker,
+                message: "no engine".into(),
+            })
+        };
+        let mut drivers = sim();
+        drivers
+            .note(DriverKind::Docker, Enabled::Auto, missing())
+            .unwrap();
+        assert_eq!(drivers.unavailable[&DriverKind::Docker], "no engine");
+        let error = drivers
+            .note(DriverKind::Docker, Enabled::Yes, missing())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("no engine") && error.contains("drivers.docker.enabled"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_first_pool_is_of_a_driver_that_works() {
+        assert_eq!(sim().first_template(None).unwrap().driver, DriverKind::Sim);
+        let mut none = Drivers::default();
+        none.unavailable
+            .insert(DriverKind::Process, "no bubblewrap".into());
+        assert_eq!(none.first_template(None).unwrap_err(), ["process: no bubblewrap"]);
+    }
+}

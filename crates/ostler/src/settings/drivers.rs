@@ -1,0 +1,175 @@
+//! Settings of the drivers.
+//!
+//! `process = false` is short for a section `[drivers.process]` with `enabled = false`, in files and in the environment.
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// Which drivers the server has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DriverSettings {
+    /// The simulated driver, which executes a handful of built-in programs in memory: for trying the server out.
+    pub(crate) sim: bool,
+    /// Sandboxes made of namespaces and cgroups of this host.
+    #[serde(deserialize_with = "short")]
+    pub(crate) process: ProcessSettings,
+    /// Sandboxes that are containers of a Docker engine.
+    #[serde(deserialize_with = "short")]
+    pub(crate) docker: DockerSettings,
+}
+
+/// Whether a driver is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Enabled {
+    /// If it works here.
+    #[default]
+    Auto,
+    /// The server does not start without it.
+    Yes,
+    /// It is not looked at.
+    No,
+}
+
+/// How the process driver keeps sandboxes apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Separation {
+    /// By namespaces. Without bubblewrap there is no process driver.
+    #[default]
+    Namespaces,
+    /// Not at all: the operator's explicit wish only.
+    Plain,
+}
+
+/// The process driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ProcessSettings {
+    /// Whether it is used.
+    pub(crate) enabled: Enabled,
+    /// How sandboxes are kept apart.
+    pub(crate) separation: Separation,
+    /// Whether CPU time and memory must be limited.
+    pub(crate) limits: bool,
+    /// Most processes and threads in one sandbox.
+    pub(crate) max_processes: u32,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self {
+            enabled: Enabled::Auto,
+            separation: Separation::Namespaces,
+            limits: true,
+            max_processes: 4096,
+        }
+    }
+}
+
+/// The docker driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DockerSettings {
+    /// Whether it is used.
+    pub(crate) enabled: Enabled,
+    /// The engine, `unix://PATH`; that of `DOCKER_HOST`, or else the usual socket, when absent.
+    pub(crate) engine: Option<String>,
+    /// Image of the pool that is made at the first start, if that pool is one of containers.
+    pub(crate) image: Option<String>,
+    /// Most processes and threads in one sandbox.
+    pub(crate) max_processes: u32,
+}
+
+impl Default for DockerSettings {
+    fn default() -> Self {
+        Self {
+            enabled: Enabled::Auto,
+            engine: None,
+            image: None,
+            max_processes: 4096,
+        }
+    }
+}
+
+/// A section that may be given as the value of its `enabled` alone.
+trait Section: Default + for<'de> Deserialize<'de> {
+    fn with(enabled: Enabled) -> Self;
+}
+
+impl Section for ProcessSettings {
+    fn with(enabled: Enabled) -> Self {
+        Self {
+            enabled,
+            ..Self::default()
+        }
+    }
+}
+
+impl Section for DockerSettings {
+    fn with(enabled: Enabled) -> Self {
+        Self {
+            enabled,
+            ..Self::default()
+        }
+    }
+}
+
+const CHOICES: &str = "`true`, `false` or \"auto\"";
+
+fn short<'de, T: Section, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Either<T>(PhantomData<T>);
+    impl<'de, T: Section> Visitor<'de> for Either<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{CHOICES}, or a section")
+        }
+        fn visit_bool<E: Error>(self, value: bool) -> Result<T, E> {
+            Word.visit_bool(value).map(T::with)
+        }
+        fn visit_str<E: Error>(self, value: &str) -> Result<T, E> {
+            Word.visit_str(value).map(T::with)
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(Either(PhantomData))
+}
+
+struct Word;
+
+impl Visitor<'_> for Word {
+    type Value = Enabled;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(CHOICES)
+    }
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Enabled, E> {
+        Ok(if value { Enabled::Yes } else { Enabled::No })
+    }
+    fn visit_str<E: Error>(self, value: &str) -> Result<Enabled, E> {
+        match value {
+            "auto" => Ok(Enabled::Auto),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(value), &self)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Enabled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Word)
+    }
+}
+
+impl Serialize for Enabled {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Yes => serializer.serialize_bool(true),
+            Self::No => serializer.serialize_bool(false),
+        }
+    }
+}
