@@ -38,19 +38,21 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn open(context: &Context, out: Output) -> Result<Self> {
         let local = || read_connection(&context.data.join(CONNECTION_FILE));
-        let (url, token) = match (&context.server, &context.token) {
-            (Some(url), Some(token)) => (url.clone(), Some(token.clone())),
+        // A variable that is set to nothing says nothing.
+        let named = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let (url, token) = match (named(&context.server), named(&context.token)) {
+            (Some(url), Some(token)) => (url, Some(token)),
             (Some(url), None) => {
                 // The local token is for nobody else.
                 let token = local()
                     .ok()
-                    .filter(|file| same(&file.url, url))
+                    .filter(|file| same(&file.url, &url))
                     .and_then(|file| file.token);
-                (url.clone(), token)
+                (url, token)
             }
             (None, token) => {
                 let file = local()?;
-                (file.url, token.clone().or(file.token))
+                (file.url, token.or(file.token))
             }
         };
         let client = Client::new(&url, token.as_deref())?;

@@ -2,6 +2,7 @@
 
 use crate::context::Session;
 use crate::error::{CliError, Result};
+use crate::table::one_line;
 use base64::Engine;
 use ostler_client::{Followed, LogItem};
 use ostler_contracts::LogLine;
@@ -58,5 +59,11 @@ impl Session {
                 Followed::Item(LogItem::End(status)) => return Ok(status),
             }
         }
+    }
+
+    /// Why a run waits, if it does and the server says so.
+    pub(crate) async fn why_waiting(&self, id: RunId) -> Option<String> {
+        let explanation = self.client.explain_run(id).await.ok()?;
+        (explanation.status == RunStatus::Queued).then(|| one_line(&explanation.summary))
     }
 }

@@ -24,8 +24,8 @@ impl Add {
             source: absolute(self.source),
             name: self.name,
         };
-        let cloning = format!("cloning {}", crate::table::one_line(&new.source));
-        let project = with_progress(&cloning, session.client.add_project(&new)).await?;
+        // Without the source, in which somebody may have written a password by mistake.
+        let project = with_progress("cloning", session.client.add_project(&new)).await?;
         session.out.show(&project, || super::fields(&project, session.out.colour))?;
         Ok(Exit::OK)
     }

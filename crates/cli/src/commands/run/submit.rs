@@ -7,7 +7,11 @@ use crate::exit::Exit;
 use crate::input::{duration, pair, stdin_text};
 use ostler_contracts::{RunView, SubmitRun};
 use ostler_domain::{RunId, RunStatus};
+use std::convert::Infallible;
 use std::time::Duration;
+
+/// After this time in the queue, a run that is followed is said to wait, and why.
+const QUEUED_LONG: Duration = Duration::from_secs(3);
 
 /// What is executed, and where.
 #[derive(Debug, clap::Args)]
@@ -30,11 +34,11 @@ pub struct Submit {
     /// Follow the log, and end with the program's own code.
     #[arg(short, long)]
     follow: bool,
-    #[command(flatten)]
-    requirements: RequirementArguments,
     /// Program and arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
+    #[command(flatten)]
+    requirements: RequirementArguments,
 }
 
 impl Submit {
@@ -71,7 +75,15 @@ async fn follow(session: &Session, run: &RunView) -> Outcome {
             })
             .await
     };
+    let why_not_yet = async {
+        tokio::time::sleep(QUEUED_LONG).await;
+        if let Some(why) = session.why_waiting(id).await {
+            out.note(&format!("ostler: {id} waits: {why}"));
+        }
+        std::future::pending::<Infallible>().await
+    };
     tokio::select! {
+        never = why_not_yet => match never {},
         ended = to_the_end => ended?,
         _ = tokio::signal::ctrl_c() => {
             out.note(&format!("ostler: {id} goes on; `ostler run cancel {id}` ends it"));

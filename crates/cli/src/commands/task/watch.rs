@@ -1,17 +1,26 @@
 //! `ostler task watch`.
 //!
-//! Events say that something changed; what is shown comes from them and, after every (re)connection, from the objects
-//! themselves, so that nothing is missed and nothing is shown twice.
+//! Events say that something changed; what is shown comes from them and from the objects themselves, which are looked at
+//! after every (re)connection and now and then. So nothing is missed, and nothing is shown twice.
 
 use crate::commands::Outcome;
 use crate::context::Session;
 use crate::error::{CliError, Result};
 use crate::exit::Exit;
 use crate::table::{one_line, painted};
-use ostler_client::Followed;
+use ostler_client::{Followed, RunQuery};
 use ostler_contracts::{ErrorCode, EventView, SubtaskView, TaskView};
-use ostler_domain::{BlockedReason, SubtaskId, SubtaskStatus, TaskId, TaskStatus};
+use ostler_domain::{
+    BlockedReason, Clock, RunId, RunStatus, SubtaskId, SubtaskStatus, SystemClock, TaskId, TaskStatus,
+};
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::time::Duration;
+
+/// How often everything is looked at, and how long a run waits until it is said why.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Waiting runs that are explained at a time.
+const MAX_WAITING: u32 = 20;
 
 /// Which task.
 #[derive(Debug, clap::Args)]
@@ -29,27 +38,42 @@ impl Watch {
             id,
             task: None,
             subtasks: BTreeMap::new(),
+            explained: BTreeSet::new(),
         };
         let mut events = session.client.follow_events(None);
         let mut lost = false;
+        let mut tick = tokio::time::interval(LOOK_AGAIN);
+        // The first tick comes at once, and there is no connection yet.
+        tick.tick().await;
         loop {
-            match events.next().await? {
+            // Held over ticks: what is dropped half way would have to begin again.
+            let mut next = pin!(events.next());
+            let followed = loop {
+                tokio::select! {
+                    followed = &mut next => break followed?,
+                    _ = tick.tick() => {
+                        watched.look().await?;
+                        watched.waiting().await;
+                        if let Some(exit) = watched.end() {
+                            return Ok(exit);
+                        }
+                    }
+                }
+            };
+            match followed {
                 Followed::Connected => {
                     if std::mem::take(&mut lost) {
                         session.out.note("the server answers again");
                     }
-                    // The server may go away again right now; the follower waits for it.
-                    match watched.look().await {
-                        Err(CliError::Client(error)) if error.is_transient() => continue,
-                        other => other?,
-                    }
+                    watched.look().await?;
                 }
                 Followed::Lost(_) => {
-                    session.out.note("the connection to the server is lost; trying again");
+                    session
+                        .out
+                        .note("the connection to the server is lost; trying again");
                     lost = true;
-                    continue;
                 }
-                Followed::Item(event) => watched.event(&event)?,
+                Followed::Item(event) => watched.event(&event).await?,
             }
             if let Some(exit) = watched.end() {
                 return Ok(exit);
@@ -64,25 +88,35 @@ struct Watched<'a> {
     id: TaskId,
     task: Option<TaskView>,
     subtasks: BTreeMap<SubtaskId, SubtaskView>,
+    /// Runs of which it was said why they wait.
+    explained: BTreeSet<RunId>,
 }
 
 impl Watched<'_> {
-    /// Reads everything as it is now.
+    /// Reads everything as it is now; a server that does not answer is asked again later.
     async fn look(&mut self) -> Result<()> {
-        let task = match self.session.client.task(self.id).await {
-            Err(error) if error.code() == Some(ErrorCode::NotFound) && self.task.is_some() => {
-                return Err(self.deleted());
-            }
-            other => other?,
+        let client = &self.session.client;
+        let found = match client.task(self.id).await {
+            Ok(task) => client.subtasks(self.id).await.map(|subtasks| (task, subtasks)),
+            Err(error) => Err(error),
         };
-        self.task_is(task)?;
-        for subtask in self.session.client.subtasks(self.id).await? {
-            self.subtask_is(subtask)?;
+        match found {
+            Ok((task, subtasks)) => {
+                self.task_is(task)?;
+                for subtask in subtasks {
+                    self.subtask_is(subtask).await?;
+                }
+                Ok(())
+            }
+            Err(error) if error.is_transient() => Ok(()),
+            Err(error) if error.code() == Some(ErrorCode::NotFound) && self.task.is_some() => {
+                Err(self.deleted())
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
-    fn event(&mut self, event: &EventView) -> Result<()> {
+    async fn event(&mut self, event: &EventView) -> Result<()> {
         match event.kind.as_str() {
             "task.deleted" if event.subject == self.id.to_string() => Err(self.deleted()),
             // What cannot be read is of a newer server; the next look shows it.
@@ -92,11 +126,35 @@ impl Watched<'_> {
             },
             "subtask.created" | "subtask.updated" => {
                 match serde_json::from_value::<SubtaskView>(event.data.clone()) {
-                    Ok(subtask) if subtask.task_id == self.id => self.subtask_is(subtask),
+                    Ok(subtask) if subtask.task_id == self.id => self.subtask_is(subtask).await,
                     _ => Ok(()),
                 }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Says of the task's runs that wait for long why they do, once of each.
+    async fn waiting(&mut self) {
+        let query = RunQuery {
+            task: Some(self.id),
+            status: Some(RunStatus::Queued),
+            limit: Some(MAX_WAITING),
+            ..RunQuery::default()
+        };
+        let now = SystemClock.now();
+        // Only a comment on what is shown: if it cannot be had, it is missing.
+        for run in self.session.client.runs(query).await.unwrap_or_default() {
+            if now.since(run.created_at.0) < LOOK_AGAIN || !self.explained.insert(run.id) {
+                continue;
+            }
+            if let Some(why) = self.session.why_waiting(run.id).await {
+                let what = run.subtask_id.and_then(|id| self.subtasks.get(&id));
+                let what = what.map_or_else(String::new, |subtask| format!("#{}: ", subtask.number));
+                self.session
+                    .out
+                    .note(&format!("{what}the {} run {} waits: {why}", run.kind, run.id));
+            }
         }
     }
 
@@ -105,67 +163,88 @@ impl Watched<'_> {
     }
 
     fn task_is(&mut self, task: TaskView) -> Result<()> {
-        let seen = |t: &TaskView| (t.status, t.attempts, t.error.clone());
-        let older = self.task.as_ref().is_some_and(|known| known.updated_at > task.updated_at);
-        let same = self.task.as_ref().is_some_and(|known| seen(known) == seen(&task));
-        if older {
+        let seen = |t: &TaskView| (t.status, t.attempts, t.run_id, t.error.clone());
+        let known = self.task.as_ref();
+        if known.is_some_and(|known| known.updated_at > task.updated_at) {
             return Ok(());
         }
-        if !same {
-            let what = format!("task {}", one_line(&task.title));
-            let state = task.status.to_string();
+        if known.is_none_or(|known| seen(known) != seen(&task)) {
             let more = match task.status {
-                TaskStatus::Planning if task.attempts > 1 => format!("(attempt {})", task.attempts),
-                _ => String::new(),
+                TaskStatus::Planning => [attempt(task.attempts), task.run_id.map(|id| format!("run {id}"))],
+                _ => [None, None],
             };
-            self.say(&serde_json::json!({ "task": task }), &what, &state, &more, task.error.as_deref())?;
+            let line = Line {
+                what: format!("task {}", one_line(&task.title)),
+                state: task.status.to_string(),
+                more: more.into_iter().flatten().collect(),
+                error: task.error.as_deref(),
+            };
+            self.say(&serde_json::json!({ "task": task }), &line)?;
         }
         self.task = Some(task);
         Ok(())
     }
 
-    fn subtask_is(&mut self, subtask: SubtaskView) -> Result<()> {
-        let seen = |s: &SubtaskView| (s.status, s.blocked_reason, s.attempts, s.error.clone());
+    async fn subtask_is(&mut self, subtask: SubtaskView) -> Result<()> {
+        let seen = |s: &SubtaskView| (s.status, s.blocked_reason, s.attempts, s.run_id, s.error.clone());
         let known = self.subtasks.get(&subtask.id);
         if known.is_some_and(|known| known.updated_at > subtask.updated_at) {
             return Ok(());
         }
         if known.is_none_or(|known| seen(known) != seen(&subtask)) {
-            let what = format!("#{} {}", subtask.number, one_line(&subtask.title));
-            let state = subtask.status.to_string();
             let by_hand = self.task.as_ref().is_some_and(|task| !task.auto);
             let more = match (subtask.status, subtask.blocked_reason) {
-                (SubtaskStatus::Blocked, Some(reason)) => format!("({reason})"),
-                (SubtaskStatus::InProgress, _) if subtask.attempts > 1 => format!("(attempt {})", subtask.attempts),
-                (SubtaskStatus::Ready, _) if by_hand => format!("(ostler subtask start {})", subtask.id),
-                (SubtaskStatus::Completed, _) if by_hand => format!("(ostler subtask merge {})", subtask.id),
-                _ => String::new(),
+                (SubtaskStatus::Blocked, Some(reason)) => [Some(reason.to_string()), None],
+                (SubtaskStatus::InProgress, _) => {
+                    let run = match subtask.run_id {
+                        Some(id) => Some(self.run(id).await),
+                        None => None,
+                    };
+                    [attempt(subtask.attempts), run]
+                }
+                (SubtaskStatus::Ready, _) if by_hand => {
+                    [Some(format!("ostler subtask start {}", subtask.id)), None]
+                }
+                (SubtaskStatus::Completed, _) if by_hand => {
+                    [Some(format!("ostler subtask merge {}", subtask.id)), None]
+                }
+                _ => [None, None],
             };
-            self.say(&serde_json::json!({ "subtask": subtask }), &what, &state, &more, subtask.error.as_deref())?;
+            let line = Line {
+                what: format!("#{} {}", subtask.number, one_line(&subtask.title)),
+                state: subtask.status.to_string(),
+                more: more.into_iter().flatten().collect(),
+                error: subtask.error.as_deref(),
+            };
+            self.say(&serde_json::json!({ "subtask": subtask }), &line)?;
         }
         self.subtasks.insert(subtask.id, subtask);
         Ok(())
     }
 
-    fn say(
-        &self,
-        value: &serde_json::Value,
-        what: &str,
-        state: &str,
-        more: &str,
-        error: Option<&str>,
-    ) -> Result<()> {
+    /// What a run is for: a subtask in progress is worked on by one, and then checked by another.
+    async fn run(&self, id: RunId) -> String {
+        match self.session.client.run(id).await {
+            Ok(run) => format!("{} run {id}", run.kind),
+            Err(_) => format!("run {id}"),
+        }
+    }
+
+    fn say(&self, value: &serde_json::Value, line: &Line<'_>) -> Result<()> {
         let out = self.session.out;
         if out.json {
             return out.line(value);
         }
-        let mut line = format!("{what}: {} {more}", painted(state, out.colour));
-        line.truncate(line.trim_end().len());
-        if let Some(error) = error {
-            line.push_str(": ");
-            line.push_str(one_line(error).trim());
+        let mut text = format!("{}: {}", line.what, painted(&line.state, out.colour));
+        if !line.more.is_empty() {
+            text.extend([" (", &line.more.join(", "), ")"]);
         }
-        out.bytes(format!("{line}\n").as_bytes())
+        if let Some(error) = line.error {
+            text.push_str(": ");
+            text.push_str(one_line(error).trim());
+        }
+        text.push('\n');
+        out.bytes(text.as_bytes())
     }
 
     /// How the watch ends, if it does.
@@ -185,6 +264,19 @@ impl Watched<'_> {
             TaskStatus::Planning | TaskStatus::Active => None,
         }
     }
+}
+
+/// One line of the story.
+struct Line<'a> {
+    what: String,
+    state: String,
+    more: Vec<String>,
+    error: Option<&'a str>,
+}
+
+/// Which attempt it is, unless it is the first.
+fn attempt(attempts: u32) -> Option<String> {
+    (attempts > 1).then(|| format!("attempt {attempts}"))
 }
 
 /// Whether nothing can go on without help: every subtask that is not merged has failed, or waits for one that has. A
