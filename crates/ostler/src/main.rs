@@ -3,11 +3,11 @@
 mod database;
 mod doctor;
 mod drivers;
-#[cfg(test)]
-mod help;
 mod migrate;
 mod serve;
 mod settings;
+#[cfg(test)]
+mod snapshots;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use settings::Settings;

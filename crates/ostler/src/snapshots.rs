@@ -1,12 +1,25 @@
-//! The help of every command is what people see of the interface: a change of it must be seen in a review.
+//! What people and programs see of the interface, kept as texts: a change of it must be seen in a review.
 
 use crate::Arguments;
 use clap::CommandFactory;
 use std::fmt::Write;
 
-const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots/help.txt");
 /// Settings of the server begin with `OSTLER_` too, those with `OSTLER_TEST_` are left to tests.
 const UPDATE: &str = "OSTLER_TEST_UPDATE_SNAPSHOTS";
+
+fn compare(name: &str, text: &str) {
+    let path = format!("{}/tests/snapshots/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os(UPDATE).is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    let changed = text.lines().zip(kept.lines()).position(|(new, old)| new != old);
+    assert!(
+        text == kept,
+        "{name} has changed (from line {} on); if that is meant, run the test with {UPDATE}=1 and look at the difference",
+        changed.map_or(0, |line| line + 1)
+    );
+}
 
 fn write_all(command: &mut clap::Command, name: &str, text: &mut String) {
     let heading = format!("$ {name} --help");
@@ -33,16 +46,14 @@ fn help_of_every_command() {
     command.build();
     let mut text = String::new();
     write_all(&mut command, "ostler", &mut text);
-    if std::env::var_os(UPDATE).is_some() {
-        std::fs::write(SNAPSHOT, &text).unwrap();
-    }
-    let kept = std::fs::read_to_string(SNAPSHOT).unwrap_or_default();
-    let changed = text.lines().zip(kept.lines()).position(|(new, old)| new != old);
-    assert!(
-        text == kept,
-        "the help has changed (from line {} on); look at it, and run the test with {UPDATE}=1 to keep it",
-        changed.map_or(0, |line| line + 1)
-    );
+    compare("help.txt", &text);
+}
+
+#[test]
+fn the_http_interface() {
+    let mut text = serde_json::to_string_pretty(&ostler_server::openapi()).unwrap();
+    text.push('\n');
+    compare("openapi.json", &text);
 }
 
 #[test]
