@@ -13,6 +13,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::{DockerEngine, leak::sweep_server};
+
 /// Longest wait for a start, a request or a stop: several tests share few cores.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,7 +36,8 @@ const FOREIGN: [&str; 7] = [
 ///
 /// Dropping it kills the server (`kill -9`), and prints its log if the test is failing. So does the end of the thread
 /// that started it, thus a killed test leaves no server: start it in the test itself, not in a task for blocking work.
-/// What the server has started may survive it, by design; see [`crate::LeakGuard`].
+/// Its sandboxes may survive it, by design; they are removed after it, except when the test itself is killed. To see
+/// that there are none, use a [`crate::LeakGuard`].
 pub struct TestServer {
     program: PathBuf,
     data: PathBuf,
@@ -47,6 +50,8 @@ pub struct TestServer {
     /// `--dev`.
     pub token: Option<String>,
     http: Client,
+    /// Where containers are looked for at the end.
+    engine: Option<String>,
 }
 
 impl TestServer {
@@ -66,6 +71,7 @@ impl TestServer {
             url: String::new(),
             token: None,
             http: Client::new(),
+            engine: None,
         }
     }
 
@@ -81,6 +87,13 @@ impl TestServer {
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
+    }
+
+    /// Gives it this Docker Engine for its docker driver.
+    #[must_use]
+    pub fn engine(mut self, engine: &DockerEngine) -> Self {
+        self.engine = Some(engine.url());
+        self.env("OSTLER_DRIVERS__DOCKER__ENGINE", engine.url())
     }
 
     /// Starts it and waits until it answers.
@@ -265,6 +278,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         self.kill_9();
+        sweep_server(&self.data, self.engine.as_deref());
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
