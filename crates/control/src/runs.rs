@@ -144,14 +144,14 @@ impl Control {
         let ahead = self.parts.store.position(id).await?;
         let summary = match run.status {
             RunStatus::Queued => match (run.submitted.not_before, ahead) {
+                _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),
+                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (Some(due), _) if due > self.now() => {
                     format!(
                         "it waits until {}, after an earlier failure",
                         ostler_contracts::Time(due)
                     )
                 }
-                _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),
-                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (_, Some(ahead)) if ahead > 0 => format!("{ahead} runs with the same requirements go first"),
                 _ => "it is next, and waits for a free sandbox or a free slot of the server".into(),
             },

@@ -12,17 +12,21 @@ use ostler_forge::{ForgeOptions, Repositories};
 use ostler_gateway::Gateway;
 use ostler_server::ServerState;
 use ostler_store::Hint;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The name of the file by which the command line finds a local server.
 pub(crate) const CONNECTION_FILE: &str = "server.json";
+
+/// How long another server on the data directory may take to end.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs the server until it is told to stop.
 pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()> {
@@ -39,6 +43,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         .create(data)
         .with_context(|| format!("cannot make the data directory {}", data.display()))?;
     let data = &std::fs::canonicalize(data)?;
+    let _lock = lock(data).await?;
     let store = database::open(settings.database.as_deref(), data, false).await?;
     let applied = store.migrate_up(None).await?;
     if !applied.is_empty() {
@@ -216,6 +221,36 @@ async fn stop_signal() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+/// Takes the data directory for this process, as long as the file is open: two servers with one id would end each other's
+/// sandboxes.
+async fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    // A server that was killed a moment ago may not be gone yet.
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(TryLockError::WouldBlock) => bail!(
+                "another Ostler server uses the data directory {}; stop it first, or give each its own with --data DIR",
+                data.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
     }
 }
 
