@@ -18,7 +18,7 @@ pub use claude::{CLAUDE_VERSION, ClaudeCode};
 pub use engine::DockerEngine;
 pub use git::{git, repository};
 pub use leak::LeakGuard;
-pub use model::FakeModel;
+pub use model::{FakeModel, Planned, Step, Story};
 pub use postgres::Postgres;
 pub use require::{Part, has};
 pub use server::TestServer;

@@ -5,6 +5,7 @@
 
 mod request;
 mod script;
+mod story;
 mod turn;
 mod wire;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use request::{Request, ToolResult};
 pub use script::{Conversation, Conversations, Script};
+pub use story::{Assignment, Planned, Step, Story};
 pub use turn::{ToolCall, Turn, Usage};
 
 use turn::Reaction;

@@ -108,8 +108,8 @@ impl Script for Conversation {
 }
 
 fn answer(conversations: &[Conversation], request: &Request) -> Turn {
-    if !request.offers("Bash") {
-        return Turn::text(r#"{"title": "A scripted session"}"#);
+    if is_side_call(request) {
+        return Turn::side_answer();
     }
     let Some(conversation) = conversations
         .iter()
@@ -124,4 +124,14 @@ fn answer(conversations: &[Conversation], request: &Request) -> Turn {
         .steps
         .get(request.answers())
         .map_or_else(|| Turn::text("Done."), |step| step(request))
+}
+
+/// Whether the agent program asks for itself: a title for the session, a check that the API answers.
+pub(super) fn is_side_call(request: &Request) -> bool {
+    !request.offers("Bash")
+}
+
+/// As one word of a shell command, whatever is in it.
+pub(super) fn shell_quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -163,6 +163,11 @@ impl Turn {
         self
     }
 
+    /// What side calls get.
+    pub(super) fn side_answer() -> Self {
+        Self::text(r#"{"title": "A scripted session"}"#)
+    }
+
     fn of(reaction: Reaction) -> Self {
         Self {
             delay: Duration::ZERO,
