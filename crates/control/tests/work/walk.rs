@@ -1,228 +1,296 @@
-//! Random walks: whatever happens in whatever order, the rules of [`World::rules`] hold after every step, and in the
-//! end, with agents that do their work, the task is done.
+//! Any steps in any order: the rules of [`World::rules`] hold after each of them, and in the end, with agents that do
+//! their work, every task is done.
 
-use crate::world::{ONE_CHECK, World, me};
-use ostler_domain::{Run, RunKind, RunStatus, SubtaskStatus, TaskStatus};
-use std::future::Future;
+use crate::world::{ONE_CHECK, World, commit, git, me, status};
+use ostler_control::{Control, NewTask, Result};
+use ostler_domain::{BlockedReason, Run, RunKind, RunStatus, SubtaskStatus, TaskStatus};
+use proptest::prelude::*;
 use std::pin::pin;
 use std::task::Poll;
 
 const GRAPH: &[(&str, &[usize])] = &[("alpha", &[]), ("beta", &[0]), ("gamma", &[0]), ("delta", &[1])];
 
-/// xorshift64*: small, and the same everywhere.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
+/// What somebody asks for; the number says of which subtask, request, run or task.
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    Start(usize),
+    Retry(usize),
+    Merge(usize),
+    MarkMerged(usize),
+    Kill(usize),
+    Move(usize),
+    CloseRequest(usize),
+    CancelRun(usize),
+    RetryPlanning(usize),
+    CreateTask,
+    DeleteTask(usize),
+    /// The round that the server makes by itself.
+    Settle,
 }
 
-/// Goes on with `work` for some turns and then drops it where it is, as the end of a server does. Whether it ended first.
-async fn cut_off(work: impl Future, turns: u64) -> bool {
+/// How far an agent gets in its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Nothing,
+    /// Its issue is closed, or a part of the plan is made.
+    Half,
+    /// All of it; a worker also changes a file that the others change.
+    Whole,
+    Clashing,
+    /// Its issue or epic is deleted.
+    Harm,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Claim,
+    End(usize, RunStatus, Work),
+    Wish(Wish),
+    /// Two at the same time.
+    Both(Wish, Wish),
+    /// The server is killed after some turns of it, and started again.
+    CutOff(Wish, u64),
+    TargetMoves,
+}
+
+fn wishes() -> impl Strategy<Value = Wish> {
+    let at = 0..8usize;
+    prop_oneof![
+        6 => at.clone().prop_map(Wish::Start),
+        4 => at.clone().prop_map(Wish::Retry),
+        6 => at.clone().prop_map(Wish::Merge),
+        1 => at.clone().prop_map(Wish::MarkMerged),
+        2 => at.clone().prop_map(Wish::Kill),
+        1 => at.clone().prop_map(Wish::Move),
+        1 => at.clone().prop_map(Wish::CloseRequest),
+        1 => at.clone().prop_map(Wish::CancelRun),
+        3 => at.clone().prop_map(Wish::RetryPlanning),
+        1 => Just(Wish::CreateTask),
+        1 => at.prop_map(Wish::DeleteTask),
+        8 => Just(Wish::Settle),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let ends = prop_oneof![
+        6 => Just(RunStatus::Succeeded),
+        1 => Just(RunStatus::Failed),
+        1 => Just(RunStatus::TimedOut),
+        1 => Just(RunStatus::Lost),
+    ];
+    let work = prop_oneof![
+        1 => Just(Work::Nothing),
+        1 => Just(Work::Half),
+        6 => Just(Work::Whole),
+        3 => Just(Work::Clashing),
+        1 => Just(Work::Harm),
+    ];
+    let step = prop_oneof![
+        6 => Just(Step::Claim),
+        8 => (0..8usize, ends, work).prop_map(|(at, how, work)| Step::End(at, how, work)),
+        8 => wishes().prop_map(Step::Wish),
+        2 => (wishes(), wishes()).prop_map(|(a, b)| Step::Both(a, b)),
+        3 => (wishes(), 1..60u64).prop_map(|(wish, turns)| Step::CutOff(wish, turns)),
+        1 => Just(Step::TargetMoves),
+    ];
+    proptest::collection::vec(step, 20..70)
+}
+
+/// Goes on with `work` for some turns and then drops it where it is, as the end of a server does.
+async fn cut_off(work: impl Future, turns: u64) {
     let mut work = pin!(work);
     let mut left = turns;
     std::future::poll_fn(|context| {
         if left == 0 {
-            return Poll::Ready(false);
+            return Poll::Ready(());
         }
         left -= 1;
-        work.as_mut().poll(context).map(|_| true)
+        work.as_mut().poll(context).map(drop)
     })
-    .await
+    .await;
 }
 
 struct Walk {
     world: World,
-    chance: Chance,
+    auto: bool,
     running: Vec<Run>,
     texts: u64,
 }
 
 impl Walk {
-    async fn step(&mut self) -> String {
-        match self.chance.below(20) {
-            0..8 => self.end_of_a_run().await,
-            8..11 => match self.world.try_next().await {
-                Some(run) => {
-                    self.running.push(run);
-                    "a run starts".into()
-                }
-                None => "nothing waits".into(),
-            },
-            11 => {
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Claim => self.running.extend(self.world.try_next().await),
+            Step::End(at, how, work) => self.end(at, how, work).await,
+            Step::Wish(wish) => answered(self.wish(wish, self.world.control.clone()).await),
+            Step::Both(a, b) => {
+                let servers = (self.world.control.clone(), self.world.another_server());
+                let (a, b) = tokio::join!(self.wish(a, servers.0), self.wish(b, servers.1));
+                answered(a);
+                answered(b);
+            }
+            Step::CutOff(wish, turns) => {
+                cut_off(self.wish(wish, self.world.control.clone()), turns).await;
                 self.world.restart();
-                "restart".into()
             }
-            12 | 13 => {
-                let turns = 1 + self.chance.below(60);
-                let control = self.world.control.clone();
-                let whole = cut_off(control.settle_all(), turns).await;
-                self.world.restart();
-                format!("killed after {turns} turns of settling (whole: {whole})")
-            }
-            14 => {
-                let ids: Vec<_> = self.world.all_subtasks().await;
-                if ids.is_empty() {
-                    return "nothing to kill".into();
-                }
-                let id = ids[self.chance.below(ids.len() as u64) as usize].id;
-                self.world.control.kill_subtask(&me(), id).await.unwrap();
-                format!("kill {id}")
-            }
-            15 => {
-                let open: Vec<_> = self.world.requests().await;
-                let Some(request) = open.first().filter(|_| self.chance.below(3) == 0) else {
-                    return "no request to close".into();
+            Step::TargetMoves => self.move_target().await,
+        }
+    }
+
+    async fn wish(&self, wish: Wish, control: Control) -> Result<()> {
+        let me = &me();
+        let subtasks: Vec<_> = self.world.all_subtasks().await.iter().map(|s| s.id).collect();
+        let tasks: Vec<_> = self.world.all_tasks().await.iter().map(|t| t.id).collect();
+        let requests: Vec<_> = self.world.requests().await.iter().map(|r| r.id).collect();
+        let runs: Vec<_> = self.world.runs().await.iter().map(|r| r.submitted.id).collect();
+        match wish {
+            Wish::Settle => control.settle_all().await.map(drop),
+            Wish::CreateTask if tasks.len() < 2 => {
+                let new = NewTask {
+                    title: "Do more".into(),
+                    auto: self.auto,
+                    ..NewTask::default()
                 };
-                let answer = self.world.control.close_merge_request(&me(), request.id).await;
-                format!("close {}: {:?}", request.id, answer.map(drop))
+                let project = self.world.project.id;
+                control.create_task(me, project, new).await.map(drop)
             }
-            16 => {
-                self.texts += 1;
-                let text = format!("one\ntwo\nthree\nby hand {}\n", self.texts);
-                crate::world::commit(&self.world.origin, "README", &text);
-                let synced = self.world.repository().sync("main", None).await;
-                format!("the target moves: {:?}", synced.map(drop))
+            Wish::Start(at) if at < subtasks.len() => control.start_subtask(me, subtasks[at]).await.map(drop),
+            Wish::Retry(at) if at < subtasks.len() => control.retry_subtask(me, subtasks[at]).await.map(drop),
+            Wish::Merge(at) if at < subtasks.len() => control.merge_subtask(me, subtasks[at]).await.map(drop),
+            // What was merged elsewhere is not what was checked here.
+            Wish::MarkMerged(at) if at < subtasks.len() && !self.auto => {
+                control.mark_merged(me, subtasks[at]).await.map(drop)
             }
-            _ => self.people().await,
+            Wish::Kill(at) if at < subtasks.len() => control.kill_subtask(me, subtasks[at]).await,
+            Wish::Move(at) if at < subtasks.len() => {
+                control.position_subtask(me, subtasks[at], 1).await.map(drop)
+            }
+            Wish::CloseRequest(at) if at < requests.len() => {
+                control.close_merge_request(me, requests[at]).await.map(drop)
+            }
+            Wish::CancelRun(at) if at < runs.len() => control.cancel_run(me, runs[at]).await.map(drop),
+            Wish::RetryPlanning(at) if at < tasks.len() => {
+                control.retry_planning(me, tasks[at]).await.map(drop)
+            }
+            Wish::DeleteTask(at) if at < tasks.len() => control.delete_task(me, tasks[at]).await,
+            _ => Ok(()),
         }
     }
 
-    /// Whatever a person may do to go on.
-    async fn people(&mut self) -> String {
-        let mut done = Vec::new();
-        for subtask in self.world.all_subtasks().await {
-            let control = &self.world.control;
-            let answer = match self.chance.below(4) {
-                0 => control.start_subtask(&me(), subtask.id).await,
-                1 => control.merge_subtask(&me(), subtask.id).await,
-                2 => control.retry_subtask(&me(), subtask.id).await,
-                _ => continue,
-            };
-            done.push(match answer {
-                Ok(subtask) => format!("{} is {}", subtask.title, subtask.status),
-                Err(error) => {
-                    let code = error.code().status();
-                    assert!(matches!(code, 409 | 422), "{error}");
-                    code.to_string()
-                }
-            });
+    /// Somebody else works on the project, too. Only while origin has all that was merged here: a person who finds a
+    /// clash between the two has to mend it there.
+    async fn move_target(&mut self) {
+        let ours = self.world.repository().head_of("main").await.unwrap().unwrap();
+        if ours == git(&self.world.origin, &["rev-parse", "main"]) {
+            self.texts += 1;
+            let text = format!("one\nby hand {}\nthree\n", self.texts);
+            commit(&self.world.origin, "README", &text);
+            self.world.repository().sync("main", None).await.unwrap();
         }
-        let task = self.world.only_task().await;
-        if task.status == TaskStatus::PlanningFailed {
-            self.world.control.retry_planning(&me(), task.id).await.unwrap();
-            done.push("plan again".into());
-        }
-        format!("people: {}", done.join(", "))
     }
 
-    async fn end_of_a_run(&mut self) -> String {
+    async fn end(&mut self, at: usize, how: RunStatus, work: Work) {
         if self.running.is_empty() {
             self.running.extend(self.world.try_next().await);
         }
         if self.running.is_empty() {
-            return "nothing runs".into();
+            return;
         }
-        let at = self.chance.below(self.running.len() as u64) as usize;
-        let run = self.running.swap_remove(at);
-        let kind = run.submitted.kind;
+        let run = self.running.swap_remove(at % self.running.len());
+        self.work(&run, work).await;
         let stored = self.world.control.run(&me(), run.submitted.id).await.unwrap();
-        let status = match self.chance.below(8) {
-            0 => RunStatus::Failed,
-            1 => RunStatus::TimedOut,
-            2 => {
-                let state = self.world.vanish(&run).await;
-                return format!("a {kind} run vanishes and is {state}");
+        match how {
+            RunStatus::Lost => drop(self.world.vanish(&run).await),
+            // Its server may see the request, or the program may be faster.
+            _ if stored.cancel_requested && at.is_multiple_of(2) => {
+                self.world.end(&run, RunStatus::Cancelled, None).await;
             }
-            _ if stored.cancel_requested => RunStatus::Cancelled,
-            _ => RunStatus::Succeeded,
-        };
-        let worked = self.chance.below(4) > 0;
-        if worked {
-            self.good_work(&run).await;
+            RunStatus::Failed => self.world.end(&run, how, Some("it failed")).await,
+            _ => self.world.end(&run, how, None).await,
         }
-        self.world
-            .end(&run, status, (status == RunStatus::Failed).then_some("it failed"))
-            .await;
-        format!("a {kind} run is {status} (its work is done: {worked})")
     }
 
-    async fn good_work(&mut self, run: &Run) {
-        match run.submitted.kind {
-            RunKind::Planner => {
-                let epic = self.world.epic(run).await;
-                // An earlier planner may have got that far, with its program failing after.
-                let words = ["list", "--parent", &epic, "--json"];
-                if self.world.bd(run, &words).await == "[]" {
-                    self.world.write_plan(run, GRAPH).await;
-                } else {
-                    self.world.bd(run, &["close", &epic]).await;
-                }
+    /// What the agent of a run does before it ends. Its task may be gone.
+    async fn work(&mut self, run: &Run, work: Work) {
+        if work == Work::Nothing || run.submitted.kind == RunKind::Check {
+            return;
+        }
+        let Some(issue) = self.world.issue_of(run).await else {
+            return;
+        };
+        if work == Work::Harm {
+            let _ = self.world.try_bd(run, &["delete", &issue, "--force"]).await;
+            return;
+        }
+        if run.submitted.kind == RunKind::Planner {
+            // An earlier planner may have got that far, with its program failing after.
+            let words = ["list", "--parent", &issue, "--json"];
+            if self
+                .world
+                .try_bd(run, &words)
+                .await
+                .is_ok_and(|list| list == "[]")
+            {
+                let parts = if work == Work::Half { &GRAPH[..2] } else { GRAPH };
+                self.world.write_plan(run, parts).await;
             }
-            RunKind::Worker => {
-                self.texts += 1;
-                let subtask = run.submitted.subtask_id.unwrap();
-                let title = self.world.subtask(subtask).await.title;
-                let file = format!("{title}-{}", self.texts);
-                self.world.labour(run, &file, "x\n").await;
+        } else if work != Work::Half {
+            self.texts += 1;
+            let place = self.world.workspace(run).await;
+            git(&place, &["merge", "-q", "-X", "ours", "origin/main"]);
+            if work == Work::Clashing {
+                let text = format!("one\n{}\nthree\n", self.texts);
+                commit(&place, "README", &text);
             }
-            _ => {}
+            commit(&place, &format!("work-{}", self.texts), "x\n");
+            self.world.deliver(run, &place).await;
+        }
+        if work != Work::Half || run.submitted.kind == RunKind::Worker {
+            let _ = self.world.try_bd(run, &["close", &issue]).await;
         }
     }
 
     /// From here on everybody does what they should.
     async fn good_end(&mut self) {
-        for _ in 0..200 {
+        for _ in 0..300 {
             self.world.settle().await;
-            let task = self.world.only_task().await;
-            if task.status == TaskStatus::Done {
+            let tasks = self.world.all_tasks().await;
+            if tasks.iter().all(|task| task.status == TaskStatus::Done) {
                 return;
             }
-            if task.status == TaskStatus::PlanningFailed {
-                self.world.control.retry_planning(&me(), task.id).await.unwrap();
+            let control = self.world.control.clone();
+            for task in tasks.iter().filter(|t| t.status == TaskStatus::PlanningFailed) {
+                control.retry_planning(&me(), task.id).await.unwrap();
             }
             for subtask in self.world.all_subtasks().await {
-                match subtask.status {
-                    SubtaskStatus::Ready => {
-                        // A sync, or another server's, may be in the way once; not for ever.
-                        let _ = self.world.control.start_subtask(&me(), subtask.id).await;
+                let failed = subtask.blocked_reason == Some(BlockedReason::Failure);
+                answered(match subtask.status {
+                    SubtaskStatus::Ready => control.start_subtask(&me(), subtask.id).await.map(drop),
+                    SubtaskStatus::Completed => control.merge_subtask(&me(), subtask.id).await.map(drop),
+                    SubtaskStatus::Blocked if failed => {
+                        control.retry_subtask(&me(), subtask.id).await.map(drop)
                     }
-                    SubtaskStatus::Completed => {
-                        let _ = self.world.control.merge_subtask(&me(), subtask.id).await;
-                    }
-                    SubtaskStatus::Blocked if subtask.attempts > 0 => {
-                        let _ = self.world.control.retry_subtask(&me(), subtask.id).await;
-                    }
-                    _ => {}
-                }
+                    _ => Ok(()),
+                });
             }
             self.world.settle().await;
-            if self.running.is_empty() {
-                self.running.extend(self.world.try_next().await);
-            }
-            if let Some(run) = self.running.pop() {
-                let stored = self.world.control.run(&me(), run.submitted.id).await.unwrap();
-                let status = if stored.cancel_requested {
-                    RunStatus::Cancelled
-                } else {
-                    self.good_work(&run).await;
-                    RunStatus::Succeeded
-                };
-                self.world.end(&run, status, None).await;
-            }
+            self.end(0, RunStatus::Succeeded, Work::Whole).await;
         }
         panic!(
-            "it does not come to an end: {:?}",
+            "it does not come to an end: {:#?}",
             self.world.all_subtasks().await
         );
     }
 }
 
-async fn walk(seed: u64, auto: bool) {
+/// What does not fit is refused with a reason; nothing else may go wrong.
+fn answered(answer: Result<()>) {
+    if let Err(error) = answer {
+        assert!(matches!(status(&error), 404 | 409 | 422), "{error}");
+    }
+}
+
+async fn walk(steps: Vec<Step>, auto: bool) {
     let mut world = World::with(Some(ONE_CHECK), |settings| {
         settings.worker_attempts = 3;
         settings.planner_attempts = 2;
@@ -234,40 +302,50 @@ async fn walk(seed: u64, auto: bool) {
     world.task(auto).await;
     let mut walk = Walk {
         world,
-        chance: Chance(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+        auto,
         running: Vec::new(),
         texts: 0,
     };
-    for step in 0..60 {
-        let what = walk.step().await;
-        println!("seed {seed}, step {step}: {what}");
+    for step in steps {
+        walk.step(step).await;
         walk.world.rules().await;
-        if walk.chance.below(3) > 0 {
-            walk.world.settle().await;
-        }
     }
     walk.good_end().await;
-    walk.world.rules().await;
     walk.world.control.expire_worktrees().await.unwrap();
+    // Runs of tasks that are gone end, too.
+    for run in std::mem::take(&mut walk.running) {
+        walk.world.end(&run, RunStatus::Cancelled, None).await;
+    }
     assert!(walk.world.try_next().await.is_none());
     for subtask in walk.world.all_subtasks().await {
         assert!(!walk.world.has_worktree(&subtask), "a worktree is left over");
     }
 }
 
-macro_rules! walks {
-    ($($name:ident: $seeds:expr, $auto:expr;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            for seed in $seeds {
-                walk(seed, $auto).await;
-            }
-        }
-    )*};
+fn in_runtime(steps: Vec<Step>, auto: bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(walk(steps, auto));
 }
-walks! {
-    automatic_walks_1: 1..4, true;
-    automatic_walks_2: 4..7, true;
-    walks_by_hand_1: 7..10, false;
-    walks_by_hand_2: 10..13, false;
+
+proptest! {
+    // Each case takes seconds, most of them in git: `PROPTEST_CASES` asks for more.
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3),
+        max_shrink_iters: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn automatic_tasks(steps in steps()) {
+        in_runtime(steps, true);
+    }
+
+    #[test]
+    fn tasks_by_hand(steps in steps()) {
+        in_runtime(steps, false);
+    }
 }

@@ -177,12 +177,9 @@ impl World {
         self.store.list(all).await.unwrap()
     }
 
-    pub(crate) async fn only_task(&self) -> Task {
-        self.store
-            .first(ostler_store::Filter::all())
-            .await
-            .unwrap()
-            .unwrap()
+    pub(crate) async fn all_tasks(&self) -> Vec<Task> {
+        let all = ostler_store::Filter::all().order_by("created_at");
+        self.store.list(all).await.unwrap()
     }
 
     pub(crate) async fn requests(&self) -> Vec<MergeRequest> {
@@ -204,6 +201,7 @@ impl World {
         }
         self.control.settle_all().await.unwrap();
         self.rules().await;
+        self.nothing_stands_still().await;
     }
 
     async fn claim(&mut self) -> Option<Run> {
@@ -319,14 +317,19 @@ impl World {
         state[0].unwrap()
     }
 
+    /// The issue that a run's agent is to close; `None` if its task is gone.
+    pub(crate) async fn issue_of(&self, run: &Run) -> Option<String> {
+        if let Some(id) = run.submitted.subtask_id {
+            let subtask: Option<Subtask> = self.store.get(id).await.unwrap();
+            return subtask.map(|subtask| subtask.issue_id);
+        }
+        let id = run.submitted.task_id.unwrap();
+        let task: Option<Task> = self.store.get(id).await.unwrap();
+        task.map(|task| task.epic.unwrap())
+    }
+
     pub(crate) async fn epic(&self, run: &Run) -> String {
-        let task: Task = self
-            .store
-            .get(run.submitted.task_id.unwrap())
-            .await
-            .unwrap()
-            .unwrap();
-        task.epic.unwrap()
+        self.issue_of(run).await.unwrap()
     }
 
     /// Writes a plan as a planner does, without ending the run. Gives the issues.
@@ -549,6 +552,34 @@ impl World {
             for commit in merged {
                 self.landed_as_checked(commit);
             }
+        }
+    }
+
+    /// After a round nothing stands still without a reason that is shown.
+    async fn nothing_stands_still(&self) {
+        let runs = self.runs().await;
+        let live = |id: Option<RunId>| {
+            runs.iter()
+                .any(|run| Some(run.submitted.id) == id && !run.status.is_terminal())
+        };
+        let tasks = self.all_tasks().await;
+        for task in &tasks {
+            let moves = match task.status {
+                TaskStatus::Planning => live(task.run_id),
+                TaskStatus::PlanningFailed => false,
+                TaskStatus::Active | TaskStatus::Done => true,
+            };
+            assert!(moves || task.error.is_some(), "{task:?}");
+        }
+        for subtask in self.all_subtasks().await {
+            let auto = tasks.iter().any(|task| task.id == subtask.task_id && task.auto);
+            let moves = match (subtask.status, subtask.blocked_reason) {
+                (SubtaskStatus::InProgress, _) => live(subtask.run_id),
+                (SubtaskStatus::Ready | SubtaskStatus::Completed, _) => !auto,
+                (SubtaskStatus::Blocked, Some(BlockedReason::Failure)) => false,
+                _ => true,
+            };
+            assert!(moves || subtask.error.is_some(), "{subtask:?}");
         }
     }
 
