@@ -163,19 +163,18 @@ impl Guest {
                 ..UploadFrame::default()
             };
             loop {
+                let end = frame.end;
                 // The receiver goes when the call has failed, which its own result tells.
-                if frames.send(frame).await.is_err() {
+                if frames.send(frame).await.is_err() || end {
                     return Ok::<_, GuestError>(());
                 }
                 let mut piece = vec![0; PIECE];
                 let n = file.read(&mut piece).await.map_err(local)?;
-                if n == 0 {
-                    return Ok(());
-                }
                 piece.truncate(n);
                 frame = UploadFrame {
                     header: None,
                     data: piece.into(),
+                    end: n == 0,
                 };
             }
         };
@@ -256,13 +255,14 @@ impl Guest {
                     }
                 }
             };
+            // To the end of the reply: one that is dropped cancels the call, and what is on its way is lost.
             let back = async {
                 while let Ok(Some(frame)) = replies.message().await {
                     if to_us.write_all(&frame.data).await.is_err() {
                         return;
                     }
                     if frame.end {
-                        break;
+                        let _ = to_us.shutdown().await;
                     }
                 }
                 let _ = to_us.shutdown().await;

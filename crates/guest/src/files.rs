@@ -3,7 +3,7 @@
 //! Archives are made and unpacked on a thread of their own, as files are slow and archives have no end known beforehand.
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use ostler_guest_protocol::v1::{DownloadFrame, DownloadRequest, UploadFrame, UploadHeader};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
@@ -21,9 +21,10 @@ const DEFAULT_MODE: u32 = 0o644;
 
 /// Writes a file, or unpacks an archive. A file is there as a whole or not at all. Returns the bytes received.
 pub(crate) async fn upload(mut frames: Streaming<UploadFrame>) -> Result<u64, Status> {
-    let first = frames.message().await?.unwrap_or_default();
+    let mut first = frames.message().await?.unwrap_or_default();
     let header = first
         .header
+        .take()
         .ok_or_else(|| Status::invalid_argument("the first frame must hold the header"))?;
     if !header.path.starts_with('/') {
         return Err(Status::invalid_argument(format!(
@@ -31,8 +32,19 @@ pub(crate) async fn upload(mut frames: Streaming<UploadFrame>) -> Result<u64, St
             header.path
         )));
     }
-    let rest = frames.map(|frame| frame.map(|frame| frame.data).map_err(io::Error::other));
-    let content = futures::stream::iter([Ok(first.data)]).chain(rest);
+    let content = futures::stream::try_unfold(Some((first, frames)), |state| async move {
+        let Some((frame, mut frames)) = state else {
+            return Ok(None);
+        };
+        let rest = if frame.end {
+            None
+        } else {
+            let next = frames.message().await.map_err(io::Error::other)?;
+            let next = next.ok_or_else(|| io::Error::other(Status::cancelled("the upload broke off")))?;
+            Some((next, frames))
+        };
+        Ok::<_, io::Error>(Some((frame.data, rest)))
+    });
     let mut content = Counted {
         inner: SyncIoBridge::new(Box::pin(StreamReader::new(content))),
         bytes: 0,

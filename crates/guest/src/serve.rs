@@ -108,15 +108,18 @@ fn install_tools(run: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Listens in place of an earlier guest. The directory says who may come near.
+/// Listens in place of an earlier guest. Whoever sees the socket can connect: it gets its name last. The directory says
+/// who may come near.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    match std::fs::remove_file(path) {
+    let new = path.with_extension("new");
+    match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(named)?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(named)?;
+    let listener = UnixListener::bind(&new).map_err(named)?;
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o666)).map_err(named)?;
+    std::fs::rename(&new, path).map_err(named)?;
     Ok(listener)
 }
 

@@ -105,8 +105,6 @@ impl Guest {
         let path = header.path.clone();
         let (frames, receiver) = mpsc::channel(PIECES);
         let mut content = std::pin::pin!(content);
-        // On failure the sender is given back and outlives the call: if it went first, the guest would see the end of a
-        // file and not a call that broke off.
         let send = async move {
             let mut frame = UploadFrame {
                 header: Some(header),
@@ -114,34 +112,38 @@ impl Guest {
             };
             let mut size = 0;
             loop {
-                if frames.send(frame).await.is_err() {
+                let end = frame.end;
+                // The receiver goes when the call has failed, which its own result tells.
+                if frames.send(frame).await.is_err() || end {
                     return Ok(());
                 }
-                let data = match tokio::time::timeout(STANDSTILL, content.next()).await {
-                    Ok(None) => return Ok(()),
-                    Ok(Some(Ok(data))) => data,
+                frame = match tokio::time::timeout(STANDSTILL, content.next()).await {
+                    Ok(None) => UploadFrame {
+                        end: true,
+                        ..UploadFrame::default()
+                    },
+                    Ok(Some(Ok(data))) => UploadFrame {
+                        data,
+                        ..UploadFrame::default()
+                    },
                     Ok(Some(Err(error))) => {
-                        let broken = ControlError::Invalid(format!("the upload broke off: {error}"));
-                        return Err((broken, Some(frames)));
+                        return Err(ControlError::Invalid(format!("the upload broke off: {error}")));
                     }
-                    Err(_) => return Err((standstill("the upload"), Some(frames))),
+                    Err(_) => return Err(standstill("the upload")),
                 };
-                size += data.len() as u64;
+                size += frame.data.len() as u64;
                 if size > limit {
-                    return Err((too_large(limit), Some(frames)));
+                    return Err(too_large(limit));
                 }
-                frame = UploadFrame { header: None, data };
             }
         };
         let mut client = self.0.clone();
         let call = async {
             let reply = client.upload(ReceiverStream::new(receiver)).await;
-            reply.map_err(|status| (file_error(&path, &status), None))
+            reply.map_err(|status| file_error(&path, &status))
         };
-        match tokio::try_join!(send, call) {
-            Ok(((), reply)) => Ok(reply.into_inner().bytes),
-            Err((error, _frames)) => Err(error),
-        }
+        let ((), reply) = tokio::try_join!(send, call)?;
+        Ok(reply.into_inner().bytes)
     }
 }
 

@@ -283,8 +283,12 @@ impl Guest for SimGuest {
             return Err(Status::invalid_argument("the path must be absolute"));
         }
         let mut content = first.data.to_vec();
-        while let Some(frame) = frames.message().await? {
+        let mut end = first.end;
+        while !end {
+            let next = frames.message().await?;
+            let frame = next.ok_or_else(|| Status::cancelled("the upload broke off"))?;
             content.extend_from_slice(&frame.data);
+            end = frame.end;
         }
         let bytes = content.len() as u64;
         if header.tar {

@@ -1,0 +1,9 @@
+//! The guest program over its socket, as the server uses it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod files;
+mod programs;
+mod trees;
+mod tunnels;
+mod world;
