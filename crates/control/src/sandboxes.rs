@@ -217,9 +217,16 @@ impl Control {
             .remove(id, GRACE)
             .await
             .map_err(|error| ControlError::Unavailable(error.to_string()))?;
-        let mut gone = sandbox;
-        gone.transition(SandboxStatus::Destroyed)?;
-        self.commit(vec![Change::update(&gone)]).await
+        retry_on_conflict!({
+            // Another round may have been at it, too.
+            match self.parts.store.get::<Sandbox, _>(id).await? {
+                Some(mut gone) if gone.status != SandboxStatus::Destroyed => {
+                    gone.transition(SandboxStatus::Destroyed)?;
+                    self.commit(vec![Change::update(&gone)]).await
+                }
+                _ => Ok(()),
+            }
+        })
     }
 
     /// One round over the pools of this server: fills them to their targets, replaces what is of an old template, and

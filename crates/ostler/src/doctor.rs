@@ -19,6 +19,9 @@ use tokio::process::Command;
 /// Longest wait for any one answer.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// Beginning of the names of trial directories; the process id follows.
+const TRIAL: &str = ".ostler-doctor-";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -100,7 +103,7 @@ pub(crate) async fn run(
     host::server(settings.listen, data, &mut checks).await;
     let usable = sandboxes::drivers(&settings.drivers, trial.as_ref(), &pools, &mut checks).await;
     host::git(&mut checks).await;
-    agents::programs(&settings, usable.process, &mut checks).await;
+    agents::programs(&settings, usable.host_programs(), &mut checks).await;
     agents::keys(&settings, &mut checks);
     host::clock(data, &mut checks);
     report(&checks, json)

@@ -11,9 +11,13 @@ use ostler_sandbox::{Driver, DriverError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Name of the pool of a new installation.
 const DEFAULT_POOL: &str = "default";
+
+/// Longest wait for an engine at the start.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// What came of opening the drivers that the settings name.
 #[derive(Default)]
@@ -82,10 +86,24 @@ pub(crate) async fn open(settings: &DriverSettings, place: &Place) -> anyhow::Re
         drivers.note(DriverKind::Process, settings.process.enabled, opened)?;
     }
     if settings.docker.enabled != Enabled::No {
-        let opened = DockerDriver::open(place.docker(&settings.docker)).await;
+        let opened = docker(place.docker(&settings.docker), ANSWER).await;
         drivers.note(DriverKind::Docker, settings.docker.enabled, opened)?;
     }
     Ok(drivers)
+}
+
+/// Opens the docker driver; an engine that hangs must not hold up a start for long.
+pub(crate) async fn docker(options: DockerOptions, limit: Duration) -> Result<DockerDriver, DriverError> {
+    let message = format!(
+        "the engine at {} did not answer within {limit:?}: restart it (`systemctl restart docker`)",
+        options.engine
+    );
+    tokio::time::timeout(limit, DockerDriver::open(options))
+        .await
+        .unwrap_or(Err(DriverError::Unavailable {
+            driver: DriverKind::Docker,
+            message,
+        }))
 }
 
 impl Drivers {
@@ -247,6 +265,23 @@ mod tests {
             error.contains("no engine") && error.contains("drivers.docker.enabled"),
             "{error}"
         );
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_hangs_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("sock");
+        // Connections are made, and nothing is ever said.
+        let _hangs = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let options = DockerOptions {
+            engine: format!("unix://{}", socket.display()),
+            ..DockerOptions::new("test", dir.path().join("state"), "/guest")
+        };
+        let error = docker(options, Duration::from_millis(100))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did not answer within 100ms"), "{error}");
     }
 
     #[test]

@@ -212,7 +212,8 @@ fn token_key(data: &Path) -> anyhow::Result<[u8; 32]> {
     }
 }
 
-async fn stop_signal() {
+/// Waits until this process is asked to end.
+pub(crate) async fn stop_signal() {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use ostler_test_kit::{DockerEngine, TestServer, in_path, require};
+use ostler_domain::{DriverKind, SandboxId, SandboxTemplate};
+use ostler_driver_process::{ProcessDriver, ProcessOptions};
+use ostler_sandbox::{Driver, DriverStatus, SandboxSpec};
+use ostler_test_kit::{DockerEngine, LeakGuard, TestServer, in_path, require};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
@@ -269,4 +272,27 @@ async fn a_running_server_is_found_and_not_disturbed() {
     let (status, text) = said.on("server");
     assert_eq!((said.code, status), (1, "failure"), "{text}");
     assert!(text.contains(&address) && text.contains("--listen"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_killed_doctor_has_left_is_removed() {
+    require!(Bubblewrap);
+    let dir = tempfile::tempdir().unwrap();
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let trial = dir.path().join(format!(".ostler-doctor-{}-x", gone.id()));
+    let guest = ostler_guest_binary::install(&trial.join("guest")).unwrap();
+    let instance = format!("doctor-{}", gone.id());
+    let _guard = LeakGuard::new(dir.path()).with_word(&instance);
+    let options = ProcessOptions::new(&instance, trial.join("sandboxes/process"), guest);
+    let driver = ProcessDriver::open(options).await.unwrap();
+    let spec = SandboxSpec {
+        id: SandboxId::new(),
+        template: SandboxTemplate::new(DriverKind::Process),
+    };
+    driver.start(&spec).await.unwrap();
+    let said = doctor(dir.path(), |_| {});
+    assert_eq!(said.on("process sandbox").0, "ok", "{}", said.all);
+    assert_eq!(driver.status(spec.id).await.unwrap(), DriverStatus::Gone);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use ostler_test_kit::{DockerEngine, TestServer, require};
+use ostler_test_kit::{DockerEngine, LeakGuard, TestServer, require};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -154,8 +154,8 @@ async fn outlives(mut server: TestServer) -> TestServer {
         (Some("succeeded"), Some(1), &before["sandbox_id"]),
         "{after}"
     );
-    let lines: String = (1..=40).map(|i| format!("line {i}\n")).collect();
-    assert_eq!(stdout(&server, &run).await, lines);
+    let lines: Vec<String> = (1..=40).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(stdout(&server, &run).await, lines.concat());
     warm(&server, 2).await;
     let now = sandboxes(&server, &["warm"]).await;
     assert!(
@@ -211,6 +211,7 @@ fn driver_of(data: &Path) -> &'static str {
 async fn processes_outlive_a_killed_server_and_not_a_stopped_one() {
     require!(Bubblewrap);
     let dir = tempfile::tempdir().unwrap();
+    let mut guard = LeakGuard::new(dir.path());
     let mut server = outlives(process(dir.path())).await;
     let pools = server.get("/pools").await;
     assert_eq!(pools[0]["template"]["driver"], "process", "{pools}");
@@ -220,13 +221,10 @@ async fn processes_outlive_a_killed_server_and_not_a_stopped_one() {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
     };
-    loses(&mut server, kill, |data| cgroup_members(data)).await;
+    loses(&mut server, kill, cgroup_members).await;
     assert!(server.stop().await.success());
-    let data = dir.path();
-    assert_eq!(
-        (left(data, "process"), processes(data), cgroups(data)),
-        (vec![], vec![], vec![])
-    );
+    assert!(left(dir.path(), "process").is_empty());
+    guard.check();
 }
 
 /// Sandboxes that have a cgroup, over all hierarchies.
@@ -248,6 +246,7 @@ async fn containers_outlive_a_killed_server_and_not_a_stopped_one() {
     require!(BaseImage);
     let engine = DockerEngine::start();
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut guards = [&dir, &other].map(|dir| LeakGuard::new(dir.path()).with_engine(&engine));
     // Another installation at the same engine, whose sandboxes are none of the other's business.
     let mut neighbour = docker(other.path(), &engine).start().await;
     warm(&neighbour, 2).await;
@@ -269,7 +268,7 @@ async fn containers_outlive_a_killed_server_and_not_a_stopped_one() {
 
     assert_eq!(containers(&engine, other.path()), untouched);
     assert!(neighbour.stop().await.success());
-    assert!(containers(&engine, other.path()).is_empty());
+    guards.iter_mut().for_each(LeakGuard::check);
 }
 
 #[tokio::test]
@@ -327,6 +326,7 @@ async fn a_driver_that_was_away_is_used_after_the_next_start() {
     require!(BaseImage);
     let engine = DockerEngine::start();
     let dir = tempfile::tempdir().unwrap();
+    let mut guard = LeakGuard::new(dir.path()).with_engine(&engine);
     let mut server = docker(dir.path(), &engine).start().await;
     warm(&server, 2).await;
     let run = submit(&server, "sleep 600").await;
@@ -356,7 +356,7 @@ async fn a_driver_that_was_away_is_used_after_the_next_start() {
     server.post(&format!("{run}/cancel"), json!({})).await;
     assert_eq!(ended(&server, &run).await["status"], "cancelled");
     assert!(server.stop().await.success());
-    assert!(containers(&engine, dir.path()).is_empty());
+    guard.check();
 }
 
 #[test]

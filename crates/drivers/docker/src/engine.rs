@@ -135,7 +135,7 @@ impl From<Error> for CallError {
 }
 
 /// An error with its causes, of which only the innermost says what happened.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -2,6 +2,7 @@
 
 use crate::container;
 use crate::driver::Inner;
+use crate::engine::chain;
 use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt;
@@ -20,6 +21,7 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 pub(crate) async fn follow(weak: Weak<Inner>) {
     let mut since = now();
     let mut wait = FIRST_WAIT;
+    let mut told_of_break = false;
     while let Some(inner) = weak.upgrade() {
         let options = EventsOptionsBuilder::default()
             .since(&since.to_string())
@@ -39,12 +41,19 @@ pub(crate) async fn follow(weak: Weak<Inner>) {
                 Ok(event) => {
                     wait = FIRST_WAIT;
                     since = event.time.unwrap_or(since);
+                    told_of_break = false;
                     if let Some(inner) = weak.upgrade() {
                         told(&inner, &event).await;
                     }
                 }
+                // Once: it is asked again until the engine is back.
+                Err(error) if told_of_break => {
+                    tracing::debug!(error = chain(&error), "the engine's events are not back");
+                    break;
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the engine's events broke off");
+                    told_of_break = true;
+                    tracing::warn!(error = chain(&error), "the engine's events broke off");
                     break;
                 }
             }

@@ -1,6 +1,6 @@
 //! The data directory and the database.
 
-use super::{Check, LIMIT, Status};
+use super::{Check, LIMIT, Status, TRIAL};
 use crate::database;
 use nix::sys::statfs;
 use ostler_domain::Pool;
@@ -107,7 +107,7 @@ fn size(bytes: u64) -> String {
 /// A directory for trials, which is removed at the end; with `sqlite` a database is tried in it first.
 pub(super) async fn trial(place: &Path, sqlite: bool, checks: &mut Vec<Check>) -> Option<tempfile::TempDir> {
     let made = tempfile::Builder::new()
-        .prefix(".ostler-doctor-")
+        .prefix(&format!("{TRIAL}{}-", std::process::id()))
         .tempdir_in(place);
     let dir = match made {
         Ok(dir) => dir,

@@ -1,13 +1,14 @@
 //! The drivers: what each needs, and whether a sandbox really starts.
 
-use super::{Check, LIMIT, Status};
-use crate::drivers::{Place, template};
+use super::{Check, LIMIT, Status, TRIAL};
+use crate::drivers::{self, Place, template};
+use crate::serve::stop_signal;
 use crate::settings::{DriverSettings, Enabled, Separation};
 use ostler_domain::{DriverKind, Pool, SandboxId};
-use ostler_driver_docker::DockerDriver;
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
 use ostler_sandbox::{Driver, DriverError, SandboxSpec};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -19,8 +20,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Which drivers can be used.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Usable {
-    pub(super) process: bool,
+    process: bool,
     docker: bool,
+}
+
+impl Usable {
+    /// Whether sandboxes see the programs of this host, or will once what is missing is there.
+    pub(super) const fn host_programs(self) -> bool {
+        self.process || !self.docker
+    }
 }
 
 /// Looks at the drivers that the settings name.
@@ -34,7 +42,10 @@ pub(super) async fn drivers(
     let Some(trial) = trial else {
         return Usable::default();
     };
-    let instance = format!("doctor-{}", std::process::id());
+    if let Some(place) = trial.path().parent() {
+        sweep(place, settings).await;
+    }
+    let instance = instance(std::process::id());
     let place = match Place::prepare(trial.path(), instance) {
         Ok(place) => place,
         Err(error) => {
@@ -71,6 +82,58 @@ pub(super) async fn drivers(
         ));
     }
     usable
+}
+
+fn instance(pid: u32) -> String {
+    format!("doctor-{pid}")
+}
+
+/// Removes what doctors that were killed have left.
+async fn sweep(place: &Path, settings: &DriverSettings) {
+    let names = std::fs::read_dir(place).into_iter().flatten();
+    for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let pid = name
+            .strip_prefix(TRIAL)
+            .and_then(|rest| rest.split('-').next()?.parse().ok());
+        let Some(pid) = pid.filter(|pid: &u32| !Path::new("/proc").join(pid.to_string()).exists()) else {
+            continue;
+        };
+        let dir = place.join(name);
+        let left = Place {
+            instance: instance(pid),
+            sandboxes: dir.join("sandboxes"),
+            guest: dir.join("guest"),
+        };
+        if let Err(error) = empty(&left, settings).await {
+            tracing::debug!(%error, "what an earlier doctor has left is still there");
+            continue;
+        }
+        // What cannot be removed now is tried again the next time.
+        let _ = ostler_sandbox::remove_tree(&dir);
+    }
+}
+
+/// Removes all sandboxes of a place.
+async fn empty(place: &Place, settings: &DriverSettings) -> Result<(), DriverError> {
+    let process = place.process(&settings.process);
+    let docker = place.docker(&settings.docker);
+    let mut all: Vec<Box<dyn Driver>> = Vec::new();
+    if process.state_dir.exists() {
+        let options = ProcessOptions {
+            mode: Mode::Auto,
+            ..process
+        };
+        all.push(Box::new(ProcessDriver::open(options).await?));
+    }
+    if docker.state_dir.exists() {
+        all.push(Box::new(drivers::docker(docker, LIMIT).await?));
+    }
+    for driver in all {
+        for id in driver.list().await? {
+            driver.remove(id, Duration::ZERO).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What it is that a wanted driver cannot be used.
@@ -137,7 +200,7 @@ async fn docker(
 ) -> bool {
     const SUBJECT: &str = "docker engine";
     let meaning = "sandboxes cannot be containers; pools of them wait";
-    let driver = match DockerDriver::open(place.docker(&settings.docker)).await {
+    let driver = match drivers::docker(place.docker(&settings.docker), LIMIT).await {
         Ok(driver) => driver,
         Err(error) => {
             let advice = match missing {
@@ -218,7 +281,7 @@ async fn started(driver: &dyn Driver, image: Option<&str>, missing: Status, chec
         tried = tokio::time::timeout(LIMIT, reached(driver, &spec)) => {
             tried.unwrap_or_else(|_| Err(format!("it did not answer within {LIMIT:?}")))
         }
-        _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+        () = stop_signal() => Err("interrupted".to_owned()),
     };
     let took = begun.elapsed();
     let removed = driver.remove(spec.id, GRACE).await.map_err(said);
