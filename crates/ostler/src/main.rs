@@ -115,32 +115,50 @@ enum ConfigCommand {
     Print,
 }
 
+/// Code of a mistake in the command line.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Not only help, and for a program.
+        Err(error) if error.use_stderr() && json_is_wanted() => {
+            let text = error.to_string();
+            let message = text.trim().strip_prefix("error: ").unwrap_or(&text);
+            complain(true, Some("INVALID_REQUEST"), message);
+            return ExitCode::from(USAGE);
+        }
+        Err(error) => error.exit(),
+    };
+    let json = arguments.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the runtime cannot start: {error}");
+            complain(json, None, &format!("the runtime cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let json = arguments.json;
-    match runtime.block_on(run(arguments)) {
-        Ok(code) => code,
-        Err(error) => {
-            let message = format!("{error:#}");
-            if json {
-                // The shape of the server's own errors.
-                eprintln!(
-                    "{}",
-                    serde_json::json!({ "error": { "code": null, "message": message } })
-                );
-            } else {
-                eprintln!("error: {message}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    runtime.block_on(run(arguments)).unwrap_or_else(|error| {
+        complain(json, None, &format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Whether the arguments, which cannot be understood, ask for JSON.
+fn json_is_wanted() -> bool {
+    let own = std::env::args_os().take_while(|word| word != "--");
+    own.into_iter().any(|word| word == "--json")
+}
+
+/// Says what went wrong; to programs in the shape of the server's own errors.
+fn complain(json: bool, code: Option<&str>, message: &str) {
+    let text = if json {
+        serde_json::json!({ "error": { "code": code, "message": message } }).to_string()
+    } else {
+        format!("error: {message}")
+    };
+    // Whoever has closed standard error does not want to know.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

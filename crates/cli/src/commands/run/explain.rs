@@ -4,6 +4,7 @@ use crate::commands::Outcome;
 use crate::context::Session;
 use crate::exit::Exit;
 use crate::table::{Fields, Table};
+use ostler_domain::RunStatus;
 
 /// Which run.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,8 @@ impl Explain {
                 .add("Why", &explanation.summary)
                 .opt("Ahead", explanation.ahead)
                 .render();
-            if !explanation.pools.is_empty() {
+            // What pools have to say matters as long as it needs one.
+            if explanation.status == RunStatus::Queued && !explanation.pools.is_empty() {
                 let mut table = Table::new(["POOL", "SUITABLE", "REASONS"], colour);
                 for verdict in &explanation.pools {
                     let suitable = if verdict.suitable { "yes" } else { "no" };

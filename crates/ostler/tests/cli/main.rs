@@ -1,0 +1,13 @@
+//! The command line through the real binary: a server with the simulated driver (where programs have to be real, with the
+//! process driver), and every verb as a person uses it.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod agents;
+mod local;
+mod mistakes;
+mod runs;
+mod streams;
+mod support;
+mod tasks;
+mod tokens;
