@@ -1,8 +1,11 @@
 //! Planners that do not do what they should.
 
 use crate::world::{World, me, status};
+use ostler_control::ToolCall;
 use ostler_domain::{DependencyType, Issue, IssueDependency, RunKind, RunStatus, SubtaskStatus, TaskStatus};
 use ostler_store::{Change, Filter, Store, StoreExt};
+use std::collections::BTreeSet;
+use tokio::task::JoinSet;
 
 fn prompt(run: &ostler_domain::Run) -> &str {
     &run.submitted.spec.agent.as_ref().unwrap().prompt
@@ -144,8 +147,82 @@ async fn a_cancelled_planner_is_not_followed_by_another() {
     world.control.cancel_run(&me(), run.submitted.id).await.unwrap();
     world.settle().await;
     assert_eq!(world.reload(&task).await.status, TaskStatus::Planning);
-    world.finish(&run, RunStatus::Cancelled, None).await;
+    // Even if it was done before the word came: nobody wants to go on from there.
+    world.write_plan(&run, &[("alpha", &[])]).await;
+    world.finish(&run, RunStatus::Succeeded, None).await;
     assert_eq!(world.reload(&task).await.status, TaskStatus::PlanningFailed);
+    assert!(world.subtasks(&task).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_plan_that_broke_off_goes_on_without_doubles() {
+    let mut world = World::with(None, |settings| settings.run_attempts = 2).await;
+    let task = world.task(false).await;
+    let run = world.next(RunKind::Planner).await;
+    let epic = world.epic(&run).await;
+    let create = |title: String, request: &str| ToolCall {
+        argv: ["create", "--silent", "--parent", &epic, "--", &title]
+            .map(str::to_owned)
+            .into(),
+        request_id: Some(request.into()),
+        ..ToolCall::default()
+    };
+    // The same call comes again, at once and later, because its answer got lost; others come beside it.
+    let mut all = JoinSet::new();
+    for index in 0..12 {
+        let (control, run) = (world.control.clone(), run.clone());
+        let other = format!("r{index}");
+        let call = if index < 6 {
+            create("alpha".into(), "one")
+        } else {
+            create(other.clone(), &other)
+        };
+        all.spawn(async move { control.bd(&run, &call).await.unwrap() });
+    }
+    let replies = all.join_all().await;
+    assert!(replies.iter().all(|reply| reply.code == 0), "{replies:?}");
+    world.restart();
+    let again = world
+        .control
+        .bd(&run, &create("alpha".into(), "one"))
+        .await
+        .unwrap();
+    let ids: BTreeSet<&String> = replies.iter().map(|reply| &reply.stdout).collect();
+    assert_eq!(ids.len(), 7, "one for the call that was repeated: {ids:?}");
+    assert!(ids.contains(&again.stdout));
+
+    // Its sandbox goes, then the one that took over crashes: the next planner is told, and sees what is there.
+    assert_eq!(world.vanish(&run).await, RunStatus::Queued);
+    let run = world.next(RunKind::Planner).await;
+    world.finish(&run, RunStatus::Failed, Some("it crashed")).await;
+    assert!(world.subtasks(&task).await.is_empty());
+    let run = world.next(RunKind::Planner).await;
+    assert!(prompt(&run).contains("it crashed"), "{}", prompt(&run));
+    let list = world.bd(&run, &["list", "--parent", &epic]).await;
+    assert_eq!(list.matches("alpha").count(), 1, "{list}");
+    world.bd(&run, &["close", &epic]).await;
+    world.finish(&run, RunStatus::Succeeded, None).await;
+    assert_eq!(world.subtasks(&task).await.len(), 7);
+}
+
+#[tokio::test]
+async fn a_deleted_epic_is_made_again() {
+    let mut world = World::new(None).await;
+    let task = world.task(false).await;
+    let run = world.next(RunKind::Planner).await;
+    let gone = world.epic(&run).await;
+    world.bd(&run, &["delete", &gone, "--force"]).await;
+    world.finish(&run, RunStatus::Succeeded, None).await;
+    let run = world.next(RunKind::Planner).await;
+    let epic = world.epic(&run).await;
+    assert!(
+        epic != gone && prompt(&run).contains(&format!("{gone} was deleted")),
+        "{}",
+        prompt(&run)
+    );
+    world.write_plan(&run, &[("alpha", &[])]).await;
+    world.finish(&run, RunStatus::Succeeded, None).await;
+    assert_eq!(world.reload(&task).await.status, TaskStatus::Active);
 }
 
 #[tokio::test]

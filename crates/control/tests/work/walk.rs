@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::pin::pin;
 use std::task::Poll;
 
-const GRAPH: &[(&str, &[usize])] = &[("alpha", &[]), ("beta", &[0]), ("gamma", &[0]), ("delta", &[1])];
+const GRAPH: &[(&str, &[usize])] = &[("alpha", &[]), ("beta", &[]), ("gamma", &[0]), ("delta", &[0, 1])];
 
 /// What somebody asks for; the number says of which subtask, request, run or task.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,8 @@ enum Wish {
     RetryPlanning(usize),
     CreateTask,
     DeleteTask(usize),
+    /// Whatever a person can do to go on with all that is there.
+    GoOn,
     /// The round that the server makes by itself.
     Settle,
 }
@@ -44,7 +46,8 @@ enum Work {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Claim,
-    End(usize, RunStatus, Work),
+    /// A run ends; whether its server lives long enough to go on from there.
+    End(usize, RunStatus, Work, bool),
     Wish(Wish),
     /// Two at the same time.
     Both(Wish, Wish),
@@ -56,18 +59,19 @@ enum Step {
 fn wishes() -> impl Strategy<Value = Wish> {
     let at = 0..8usize;
     prop_oneof![
-        6 => at.clone().prop_map(Wish::Start),
-        4 => at.clone().prop_map(Wish::Retry),
-        6 => at.clone().prop_map(Wish::Merge),
+        2 => at.clone().prop_map(Wish::Start),
+        2 => at.clone().prop_map(Wish::Retry),
+        3 => at.clone().prop_map(Wish::Merge),
         1 => at.clone().prop_map(Wish::MarkMerged),
-        2 => at.clone().prop_map(Wish::Kill),
+        1 => at.clone().prop_map(Wish::Kill),
         1 => at.clone().prop_map(Wish::Move),
         1 => at.clone().prop_map(Wish::CloseRequest),
         1 => at.clone().prop_map(Wish::CancelRun),
-        3 => at.clone().prop_map(Wish::RetryPlanning),
+        1 => at.clone().prop_map(Wish::RetryPlanning),
         1 => Just(Wish::CreateTask),
         1 => at.prop_map(Wish::DeleteTask),
-        8 => Just(Wish::Settle),
+        16 => Just(Wish::GoOn),
+        16 => Just(Wish::Settle),
     ]
 }
 
@@ -86,14 +90,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Work::Harm),
     ];
     let step = prop_oneof![
-        6 => Just(Step::Claim),
-        8 => (0..8usize, ends, work).prop_map(|(at, how, work)| Step::End(at, how, work)),
+        4 => Just(Step::Claim),
+        12 => (0..8usize, ends, work, prop::bool::weighted(0.8)).prop_map(|(at, how, work, seen)| Step::End(at, how, work, seen)),
         8 => wishes().prop_map(Step::Wish),
         2 => (wishes(), wishes()).prop_map(|(a, b)| Step::Both(a, b)),
         3 => (wishes(), 1..60u64).prop_map(|(wish, turns)| Step::CutOff(wish, turns)),
         1 => Just(Step::TargetMoves),
     ];
-    proptest::collection::vec(step, 20..70)
+    proptest::collection::vec(step, 30..90)
 }
 
 /// Goes on with `work` for some turns and then drops it where it is, as the end of a server does.
@@ -121,7 +125,7 @@ impl Walk {
     async fn step(&mut self, step: Step) {
         match step {
             Step::Claim => self.running.extend(self.world.try_next().await),
-            Step::End(at, how, work) => self.end(at, how, work).await,
+            Step::End(at, how, work, seen) => self.end(at, how, work, seen).await,
             Step::Wish(wish) => answered(self.wish(wish, self.world.control.clone()).await),
             Step::Both(a, b) => {
                 let servers = (self.world.control.clone(), self.world.another_server());
@@ -145,6 +149,10 @@ impl Walk {
         let runs: Vec<_> = self.world.runs().await.iter().map(|r| r.submitted.id).collect();
         match wish {
             Wish::Settle => control.settle_all().await.map(drop),
+            Wish::GoOn => {
+                self.go_on(&control).await;
+                Ok(())
+            }
             Wish::CreateTask if tasks.len() < 2 => {
                 let new = NewTask {
                     title: "Do more".into(),
@@ -154,26 +162,63 @@ impl Walk {
                 let project = self.world.project.id;
                 control.create_task(me, project, new).await.map(drop)
             }
-            Wish::Start(at) if at < subtasks.len() => control.start_subtask(me, subtasks[at]).await.map(drop),
-            Wish::Retry(at) if at < subtasks.len() => control.retry_subtask(me, subtasks[at]).await.map(drop),
-            Wish::Merge(at) if at < subtasks.len() => control.merge_subtask(me, subtasks[at]).await.map(drop),
+            Wish::Start(at) if !subtasks.is_empty() => control
+                .start_subtask(me, subtasks[at % subtasks.len()])
+                .await
+                .map(drop),
+            Wish::Retry(at) if !subtasks.is_empty() => control
+                .retry_subtask(me, subtasks[at % subtasks.len()])
+                .await
+                .map(drop),
+            Wish::Merge(at) if !subtasks.is_empty() => control
+                .merge_subtask(me, subtasks[at % subtasks.len()])
+                .await
+                .map(drop),
             // What was merged elsewhere is not what was checked here.
-            Wish::MarkMerged(at) if at < subtasks.len() && !self.auto => {
-                control.mark_merged(me, subtasks[at]).await.map(drop)
+            Wish::MarkMerged(at) if !subtasks.is_empty() && !self.auto => control
+                .mark_merged(me, subtasks[at % subtasks.len()])
+                .await
+                .map(drop),
+            Wish::Kill(at) if !subtasks.is_empty() => {
+                control.kill_subtask(me, subtasks[at % subtasks.len()]).await
             }
-            Wish::Kill(at) if at < subtasks.len() => control.kill_subtask(me, subtasks[at]).await,
-            Wish::Move(at) if at < subtasks.len() => {
-                control.position_subtask(me, subtasks[at], 1).await.map(drop)
+            Wish::Move(at) if !subtasks.is_empty() => control
+                .position_subtask(me, subtasks[at % subtasks.len()], 1)
+                .await
+                .map(drop),
+            Wish::CloseRequest(at) if !requests.is_empty() => control
+                .close_merge_request(me, requests[at % requests.len()])
+                .await
+                .map(drop),
+            Wish::CancelRun(at) if !runs.is_empty() => {
+                control.cancel_run(me, runs[at % runs.len()]).await.map(drop)
             }
-            Wish::CloseRequest(at) if at < requests.len() => {
-                control.close_merge_request(me, requests[at]).await.map(drop)
+            Wish::RetryPlanning(at) if !tasks.is_empty() => control
+                .retry_planning(me, tasks[at % tasks.len()])
+                .await
+                .map(drop),
+            Wish::DeleteTask(at) if !tasks.is_empty() => {
+                control.delete_task(me, tasks[at % tasks.len()]).await
             }
-            Wish::CancelRun(at) if at < runs.len() => control.cancel_run(me, runs[at]).await.map(drop),
-            Wish::RetryPlanning(at) if at < tasks.len() => {
-                control.retry_planning(me, tasks[at]).await.map(drop)
-            }
-            Wish::DeleteTask(at) if at < tasks.len() => control.delete_task(me, tasks[at]).await,
             _ => Ok(()),
+        }
+    }
+
+    async fn go_on(&self, control: &Control) {
+        for task in self.world.all_tasks().await {
+            if task.status == TaskStatus::PlanningFailed {
+                answered(control.retry_planning(&me(), task.id).await);
+            }
+        }
+        for subtask in self.world.all_subtasks().await {
+            let failed = subtask.blocked_reason == Some(BlockedReason::Failure);
+            answered(match subtask.status {
+                SubtaskStatus::Ready => control.start_subtask(&me(), subtask.id).await,
+                // By hand it may land on top of something newer than what was checked.
+                SubtaskStatus::Completed if !self.auto => control.merge_subtask(&me(), subtask.id).await,
+                SubtaskStatus::Blocked if failed => control.retry_subtask(&me(), subtask.id).await,
+                _ => Ok(subtask),
+            });
         }
     }
 
@@ -189,7 +234,7 @@ impl Walk {
         }
     }
 
-    async fn end(&mut self, at: usize, how: RunStatus, work: Work) {
+    async fn end(&mut self, at: usize, how: RunStatus, work: Work, seen: bool) {
         if self.running.is_empty() {
             self.running.extend(self.world.try_next().await);
         }
@@ -207,6 +252,13 @@ impl Walk {
             }
             RunStatus::Failed => self.world.end(&run, how, Some("it failed")).await,
             _ => self.world.end(&run, how, None).await,
+        }
+        if seen {
+            answered(match (run.submitted.subtask_id, run.submitted.task_id) {
+                (Some(id), _) => self.world.control.settle_subtask(id).await,
+                (None, Some(id)) => self.world.control.settle_task(id).await,
+                (None, None) => Ok(()),
+            });
         }
     }
 
@@ -258,23 +310,9 @@ impl Walk {
             if tasks.iter().all(|task| task.status == TaskStatus::Done) {
                 return;
             }
-            let control = self.world.control.clone();
-            for task in tasks.iter().filter(|t| t.status == TaskStatus::PlanningFailed) {
-                control.retry_planning(&me(), task.id).await.unwrap();
-            }
-            for subtask in self.world.all_subtasks().await {
-                let failed = subtask.blocked_reason == Some(BlockedReason::Failure);
-                answered(match subtask.status {
-                    SubtaskStatus::Ready => control.start_subtask(&me(), subtask.id).await.map(drop),
-                    SubtaskStatus::Completed => control.merge_subtask(&me(), subtask.id).await.map(drop),
-                    SubtaskStatus::Blocked if failed => {
-                        control.retry_subtask(&me(), subtask.id).await.map(drop)
-                    }
-                    _ => Ok(()),
-                });
-            }
+            self.go_on(&self.world.control).await;
             self.world.settle().await;
-            self.end(0, RunStatus::Succeeded, Work::Whole).await;
+            self.end(0, RunStatus::Succeeded, Work::Whole, true).await;
         }
         panic!(
             "it does not come to an end: {:#?}",
@@ -284,7 +322,7 @@ impl Walk {
 }
 
 /// What does not fit is refused with a reason; nothing else may go wrong.
-fn answered(answer: Result<()>) {
+fn answered<T>(answer: Result<T>) {
     if let Err(error) = answer {
         assert!(matches!(status(&error), 404 | 409 | 422), "{error}");
     }
@@ -297,7 +335,6 @@ async fn walk(steps: Vec<Step>, auto: bool) {
         settings.run_attempts = 2;
     })
     .await;
-    // A person who merges by hand may merge on top of something newer than what was checked.
     world.strict = auto;
     world.task(auto).await;
     let mut walk = Walk {

@@ -104,24 +104,19 @@ async fn work_of_an_attempt_that_failed_is_kept_for_the_next() {
 
 #[tokio::test]
 async fn a_deleted_issue_is_not_a_closed_one() {
-    let mut world = World::with(None, |settings| settings.worker_attempts = 1).await;
+    let mut world = World::with(None, |settings| settings.worker_attempts = 2).await;
     let subtask = started(&mut world).await;
-    let run = world.next(RunKind::Worker).await;
-    world.bd(&run, &["delete", &subtask.issue_id, "--force"]).await;
-    world.finish(&run, RunStatus::Succeeded, None).await;
-    assert_eq!(
-        world.subtask(subtask.id).await.blocked_reason,
-        Some(BlockedReason::Failure)
-    );
-    assert_eq!(
-        world
-            .control
-            .retry_subtask(&me(), subtask.id)
-            .await
-            .unwrap()
-            .status,
-        SubtaskStatus::InProgress
-    );
+    for attempt in 1..=2 {
+        let run = world.next(RunKind::Worker).await;
+        let issue = world.issue_of(&run).await.unwrap();
+        assert_eq!(issue == subtask.issue_id, attempt == 1, "it is made again");
+        world.bd(&run, &["delete", &issue, "--force"]).await;
+        world.finish(&run, RunStatus::Succeeded, None).await;
+    }
+    let blocked = world.subtask(subtask.id).await;
+    assert_eq!(blocked.blocked_reason, Some(BlockedReason::Failure));
+    world.control.retry_subtask(&me(), subtask.id).await.unwrap();
+    assert_eq!(world.work().await.status, SubtaskStatus::Completed);
 }
 
 #[tokio::test]

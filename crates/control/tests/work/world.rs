@@ -75,6 +75,7 @@ pub(crate) struct World {
     /// What the checks that are being executed have before them.
     before_checks: BTreeMap<RunId, String>,
     checked: BTreeSet<String>,
+    landed: BTreeSet<String>,
 }
 
 impl World {
@@ -126,6 +127,7 @@ impl World {
             task_states: BTreeMap::new(),
             before_checks: BTreeMap::new(),
             checked: BTreeSet::new(),
+            landed: BTreeSet::new(),
         }
     }
 
@@ -548,9 +550,10 @@ impl World {
             }
         }
         if self.strict {
-            let merged = requests.iter().filter_map(|r| r.merge_commit.as_deref());
-            for commit in merged {
-                self.landed_as_checked(commit);
+            for commit in requests.iter().filter_map(|r| r.merge_commit.as_deref()) {
+                if self.landed.insert(commit.to_owned()) {
+                    self.landed_as_checked(commit);
+                }
             }
         }
     }
