@@ -225,7 +225,7 @@ impl Control {
     }
 
     /// The sandboxes of a pool that are not gone.
-    pub(crate) async fn live_sandboxes(&self, pool: &str) -> Result<Vec<Sandbox>> {
+    pub async fn live_sandboxes(&self, pool: &str) -> Result<Vec<Sandbox>> {
         let filter =
             Filter::by("pool", pool.to_owned()).and("status", ostler_store::Op::Ne, SandboxStatus::Destroyed);
         Ok(self.parts.store.list(filter).await?)

@@ -15,6 +15,7 @@ async fn agents() {
     let second = server.json(&["agent", "provision", "--pool", "default"]);
     assert_eq!(second["status"], "running");
     assert_eq!(server.json(&["agent", "list"]).as_array().unwrap().len(), 2);
+    assert_eq!(server.json(&["pool", "set", "default", "--max", "9"])["held"], 2);
     let shown = server.ok(&["agent", "show", &agent]);
     assert!(
         shown.contains("running") && shown.contains("issue.list"),

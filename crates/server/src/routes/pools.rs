@@ -67,7 +67,8 @@ pub(super) async fn set(
         .control
         .set_pool(&caller, &name, body.template, body.target, body.max)
         .await?;
-    Ok(Json(view(&state.control, pool, &[])))
+    let live = state.control.live_sandboxes(&pool.name).await?;
+    Ok(Json(view(&state.control, pool, &live)))
 }
 
 /// All sandboxes that are not gone.
