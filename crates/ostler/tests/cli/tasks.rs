@@ -227,3 +227,48 @@ async fn a_task_step_by_step() {
     server.0.stop().await;
     assert!(git(&origin, &["log", "--oneline", "main"]).contains("Write second"));
 }
+
+#[tokio::test]
+async fn a_conflict_goes_back_to_the_agent() {
+    require!(Bubblewrap);
+    let dir = tempfile::tempdir().unwrap();
+    let origin = dir.path().join("shop");
+    repository(&origin, &[("README", "words\n")]);
+    // The same file for both, and none waits for the other.
+    let agent = AGENT
+        .replace("bd dep add", ": bd dep add")
+        .replace("echo words", "echo \"$part\"; part=same; echo $OSTLER_ISSUE_ID");
+    let server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), dir.path().join("data"))
+        .env("OSTLER_DRIVERS__DOCKER", "false")
+        .env("OSTLER_WORK__AGENT_KIND", "command")
+        .env(
+            "OSTLER_AGENTS__COMMAND_ARGV",
+            json!(["sh", "-c", agent]).to_string(),
+        );
+    let mut server = Cli(server.start().await);
+    server.ok(&["project", "add", origin.to_str().unwrap()]);
+    let task = id(
+        &server.ok(&["task", "create", "-p", "shop", "-t", "Words"]),
+        "tsk_",
+    );
+    let list = ["subtask", "list", "-t", &task];
+    let both = |status: &'static str| {
+        move |all: &Value| all.as_array().unwrap().len() == 2 && (0..2).all(|i| all[i]["status"] == status)
+    };
+    let subtasks = server.until(&list, both("ready"));
+    let names = [0, 1].map(|i| subtasks[i]["id"].as_str().unwrap());
+    for name in names {
+        server.ok(&["subtask", "start", name]);
+    }
+    server.until(&list, both("completed"));
+    server.ok(&["subtask", "merge", names[0]]);
+    let conflict = server.run(&["subtask", "merge", names[1]]);
+    assert_eq!(conflict.code, 1, "{conflict:?}");
+    assert!(conflict.out.contains("in_progress"), "{conflict:?}");
+    assert!(
+        conflict.err.contains("was not merged") && conflict.err.contains("same"),
+        "{conflict:?}"
+    );
+    assert!(server.ok(&["task", "delete", &task]).contains("deleted"));
+    server.0.stop().await;
+}

@@ -4,6 +4,7 @@ use crate::commands::Outcome;
 use crate::context::Session;
 use crate::exit::Exit;
 use crate::progress::with_progress;
+use crate::table::one_line;
 use ostler_domain::SubtaskStatus;
 
 /// Which subtask.
@@ -18,7 +19,7 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Ends with 1 when it was not merged: a conflict has gone back to an agent.
+    /// Ends with 1 when it was not merged: a conflict has gone back to an agent, or it has to be checked again.
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.subtask_id(&self.subtask).await?;
         let subtask = if self.mark {
@@ -30,7 +31,13 @@ impl Merge {
         if subtask.status == SubtaskStatus::Merged {
             return Ok(Exit::OK);
         }
-        session.out.note("it could not be merged as it is and has gone back to an agent");
+        let why = subtask.error.as_deref().map_or_else(
+            || "its branch is not what was checked, and is checked again".to_owned(),
+            one_line,
+        );
+        session
+            .out
+            .note(&format!("it was not merged and is {}: {}", subtask.status, why.trim()));
         Ok(Exit::FAILED)
     }
 }
