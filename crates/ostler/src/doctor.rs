@@ -19,8 +19,8 @@ use tokio::process::Command;
 /// Longest wait for any one answer.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Beginning of the names of trial directories; the process id follows.
-const TRIAL: &str = ".ostler-doctor-";
+/// Beginning of the names of trial directories; the process id follows. Short, since the paths of sockets are limited.
+const TRIAL: &str = ".doctor-";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -56,6 +56,7 @@ impl Place {
         ProcessOptions {
             mode: match settings.separation {
                 Separation::Namespaces => Mode::Namespaces,
+                Separation::Auto => Mode::Auto,
                 Separation::Plain => Mode::Plain,
             },
             max_processes: settings.max_processes,
@@ -115,6 +116,12 @@ impl Drivers {
     ) -> anyhow::Result<()> {
         let why = match opened {
             Ok(driver) => {
+                if driver.capabilities().isolation == Isolation::Process && kind != DriverKind::Sim {
+                    tracing::warn!(
+                        "sandboxes of the {kind} driver are plain processes: they can read and change all that the \
+                         server's user can"
+                    );
+                }
                 self.usable.insert(kind, Arc::new(driver));
                 return Ok(());
             }

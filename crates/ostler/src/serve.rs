@@ -12,6 +12,7 @@ use ostler_forge::{ForgeOptions, Repositories};
 use ostler_gateway::Gateway;
 use ostler_server::ServerState;
 use ostler_store::Hint;
+use std::fmt::Display;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -130,17 +131,23 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     Ok(())
 }
 
+/// One round of a reconciler, with a note of how it went.
+async fn reconcile<E: Display>(control: &Control, name: &str, round: impl Future<Output = Result<usize, E>>) {
+    let started = Instant::now();
+    let result = round.await;
+    if let Err(error) = &result {
+        tracing::warn!(%error, "a round over the {name} failed; it is tried again");
+    }
+    control.reconciled(name, started, &result);
+}
+
 /// Lets work go on: at once when runs have ended, and at a period for what a lost hint missed.
 async fn settle(control: Control, period: Duration, stop: CancellationToken) {
     let mut hints = control.store().hints();
     loop {
         let round = async {
-            if let Err(error) = control.settle_all().await {
-                tracing::warn!(%error, "work could not be looked at; it is tried again");
-            }
-            if let Err(error) = control.expire_worktrees().await {
-                tracing::warn!(%error, "old worktrees could not be removed; it is tried again");
-            }
+            reconcile(&control, "work", control.settle_all()).await;
+            reconcile(&control, "worktrees", control.expire_worktrees()).await;
         };
         tokio::select! {
             () = round => {}
@@ -160,9 +167,7 @@ async fn fill(control: Control, period: Duration, stop: CancellationToken) {
     let mut hints = control.store().hints();
     loop {
         // A start that is under way is not cut off: it ends with a record of what was started.
-        if let Err(error) = control.fill_pools().await {
-            tracing::warn!(%error, "the pools could not be looked at; it is tried again");
-        }
+        reconcile(&control, "pools", control.fill_pools()).await;
         let changed = async { while !matches!(hints.recv().await, Ok(Hint::Pools) | Err(_)) {} };
         tokio::select! {
             () = tokio::time::sleep(period) => {}

@@ -131,6 +131,19 @@ fn a_host_without_bubblewrap_and_engine_can_execute_nothing() {
         said.all
     );
 
+    // Without being kept apart from the host only where the operator says so.
+    let said = doctor(&dir.path().join("data"), |command| {
+        command
+            .env("PATH", &path)
+            .env("OSTLER_DRIVERS__DOCKER", "false")
+            .env("OSTLER_DRIVERS__PROCESS__SEPARATION", "auto")
+            .env("OSTLER_DRIVERS__PROCESS__LIMITS", "false");
+    });
+    let (status, text) = said.on("bubblewrap");
+    assert_eq!((said.code, status), (0, "warning"), "{}", said.all);
+    assert!(text.contains("can read and change"), "{text}");
+    assert_eq!(said.on("process sandbox").0, "ok", "{}", said.all);
+
     // What the settings call for is a failure by itself.
     let said = doctor(&dir.path().join("data"), |command| {
         command
@@ -280,11 +293,11 @@ async fn what_a_killed_doctor_has_left_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
-    let trial = dir.path().join(format!(".ostler-doctor-{}-x", gone.id()));
+    let trial = dir.path().join(format!(".doctor-{}-x", gone.id()));
     let guest = ostler_guest_binary::install(&trial.join("guest")).unwrap();
     let instance = format!("doctor-{}", gone.id());
     let _guard = LeakGuard::new(dir.path()).with_word(&instance);
-    let options = ProcessOptions::new(&instance, trial.join("sandboxes/process"), guest);
+    let options = ProcessOptions::new(&instance, trial.join("process"), guest);
     let driver = ProcessDriver::open(options).await.unwrap();
     let spec = SandboxSpec {
         id: SandboxId::new(),

@@ -314,6 +314,14 @@ async fn what_needs_a_driver_that_is_away_waits_and_says_why() {
         (Some("queued"), Some(0)),
         "{waiting}"
     );
+    let rounds = server.get("/reconcilers").await;
+    let names: Vec<&str> = rounds
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|r| r["name"].as_str())
+        .collect();
+    assert_eq!(names, ["pools", "work", "worktrees"], "{rounds}");
     // Still refused is what no driver could do.
     let body = json!({ "command": ["true"], "requirements": { "pool": "boxes", "network": "open" } });
     let (status, body) = server.call(Method::POST, "/runs", Some(body)).await;

@@ -430,9 +430,11 @@ impl Driver for ProcessDriver {
         }
         let mut reasons = refusals(KIND, &can, template);
         reasons.extend(mount_refusals(template, &self.inner.options.state_dir));
-        if let Ok(bubblewrap) = &self.inner.bubblewrap {
+        let any = SandboxId::from_u128(0);
+        match &self.inner.bubblewrap {
             // Whatever the id will be, only the mounts can be refused.
-            reasons.extend(bubblewrap.user(SandboxId::from_u128(0), template).err());
+            Ok(bubblewrap) => reasons.extend(bubblewrap.user(any, template).err()),
+            Err(_) => reasons.extend(self.inner.dir(any).too_long()),
         }
         if reasons.is_empty() {
             return Ok(());

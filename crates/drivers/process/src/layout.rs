@@ -12,6 +12,12 @@ use std::path::{Path, PathBuf};
 /// Name of the guest's socket in the run directory.
 const SOCKET: &str = "guest.sock";
 
+/// The longest name of a socket that the guest makes beside it.
+const LONGEST_SOCKET: &str = "control.sock";
+
+/// Bytes that the path of a socket may have.
+const SOCKET_PATH: usize = 107;
+
 /// What of the log goes into an error message, bytes.
 const LOG_TAIL: u64 = 2000;
 
@@ -60,6 +66,19 @@ impl SandboxDir {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.0.join("run").join(SOCKET)
+    }
+
+    /// Why a guest cannot make its sockets here, where it sees this directory under its real path.
+    pub(crate) fn too_long(&self) -> Option<String> {
+        let length = self.0.join("run").join(LONGEST_SOCKET).as_os_str().len();
+        (length > SOCKET_PATH).then(|| {
+            format!(
+                "plain processes below {}, a path that is {} bytes too long for their sockets: choose a data directory \
+                 with a shorter one",
+                self.0.display(),
+                length - SOCKET_PATH
+            )
+        })
     }
 
     /// Makes the directory; an error when it exists already.
@@ -175,6 +194,16 @@ mod tests {
         assert_eq!((dir.exit().code, dir.exit().signal), (None, Some(9)));
         write("{ \"child-pid\": 77 }\n{ \"exit-");
         assert_eq!(dir.exit(), ExitInfo::default());
+    }
+
+    #[test]
+    fn paths_too_long_for_sockets_are_seen() {
+        let id = SandboxId::new();
+        let room = SOCKET_PATH - "/run/control.sock".len() - id.to_string().len() - 1;
+        let state = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
+        assert_eq!(SandboxDir::of(&state(room), id).too_long(), None);
+        let why = SandboxDir::of(&state(room + 3), id).too_long().unwrap();
+        assert!(why.contains("3 bytes too long"), "{why}");
     }
 
     #[test]

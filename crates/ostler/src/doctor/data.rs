@@ -108,6 +108,7 @@ fn size(bytes: u64) -> String {
 pub(super) async fn trial(place: &Path, sqlite: bool, checks: &mut Vec<Check>) -> Option<tempfile::TempDir> {
     let made = tempfile::Builder::new()
         .prefix(&format!("{TRIAL}{}-", std::process::id()))
+        .rand_bytes(2)
         .tempdir_in(place);
     let dir = match made {
         Ok(dir) => dir,

@@ -47,7 +47,11 @@ pub(super) async fn drivers(
     }
     let instance = instance(std::process::id());
     let place = match Place::prepare(trial.path(), instance) {
-        Ok(place) => place,
+        // Paths as short as those of a server.
+        Ok(place) => Place {
+            sandboxes: trial.path().to_owned(),
+            ..place
+        },
         Err(error) => {
             checks.push(Check::new(
                 Status::Failure,
@@ -101,7 +105,7 @@ async fn sweep(place: &Path, settings: &DriverSettings) {
         let dir = place.join(name);
         let left = Place {
             instance: instance(pid),
-            sandboxes: dir.join("sandboxes"),
+            sandboxes: dir.clone(),
             guest: dir.join("guest"),
         };
         if let Err(error) = empty(&left, settings).await {
@@ -146,10 +150,13 @@ const fn required(enabled: Enabled) -> Status {
 
 async fn process(settings: &DriverSettings, place: &Place, missing: Status, checks: &mut Vec<Check>) -> bool {
     let settings = &settings.process;
-    let plain = settings.separation == Separation::Plain;
+    let apart = settings.separation == Separation::Namespaces;
     // Opened even without bubblewrap, so that everything that is missing is told at once.
     let options = ProcessOptions {
-        mode: if plain { Mode::Plain } else { Mode::Auto },
+        mode: match settings.separation {
+            Separation::Plain => Mode::Plain,
+            Separation::Namespaces | Separation::Auto => Mode::Auto,
+        },
         ..place.process(settings)
     };
     let driver = match ProcessDriver::open(options).await {
@@ -170,7 +177,7 @@ async fn process(settings: &DriverSettings, place: &Place, missing: Status, chec
         let (subject, needed, meaning) = match finding.subject.as_str() {
             "namespaces" => (
                 "bubblewrap",
-                !plain,
+                apart,
                 "the process driver cannot keep sandboxes apart, so it is not used",
             ),
             "cgroups" => (
@@ -182,6 +189,11 @@ async fn process(settings: &DriverSettings, place: &Place, missing: Status, chec
             other => (other, true, "the process driver cannot be used"),
         };
         complete &= finding.ok || !needed;
+        if subject == "bubblewrap" && !finding.ok && !needed {
+            let meaning = "agents can read and change all that this user can";
+            checks.push(Check::new(Status::Warning, subject, finding.detail, meaning, ""));
+            continue;
+        }
         checks.push(if finding.ok || !needed {
             Check::ok(subject, finding.detail)
         } else {

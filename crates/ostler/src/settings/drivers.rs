@@ -41,6 +41,8 @@ pub(crate) enum Separation {
     /// By namespaces. Without bubblewrap there is no process driver.
     #[default]
     Namespaces,
+    /// By namespaces where bubblewrap works, otherwise not at all.
+    Auto,
     /// Not at all: the operator's explicit wish only.
     Plain,
 }
