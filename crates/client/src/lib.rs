@@ -1,4 +1,4 @@
-//! The typed HTTP client: one method per route of the interface, and followers of its streams.
+//! The typed HTTP client: one method for each route that the command line needs, and followers of streams.
 //!
 //! Bodies are the types of [`ostler_contracts`], so that client and server cannot drift apart. What can be asked again
 //! without harm (a GET) is asked again when no connection came about; nothing else ever is.

@@ -2,7 +2,7 @@
 
 use crate::http::Patience::Usual;
 use crate::{Client, ClientError};
-use ostler_contracts::{CreateToken, CreatedToken, Health, KindView, Me, TokenView};
+use ostler_contracts::{CreateToken, CreatedToken, Health, KindView, TokenView};
 use ostler_domain::TokenId;
 use reqwest::Method;
 
@@ -15,11 +15,6 @@ impl Client {
     /// The agent kinds.
     pub async fn kinds(&self) -> Result<Vec<KindView>, ClientError> {
         self.get(self.path(&["kinds"])).await
-    }
-
-    /// Who asks.
-    pub async fn me(&self) -> Result<Me, ClientError> {
-        self.get(self.path(&["auth", "me"])).await
     }
 
     /// The API tokens, newest first.

@@ -1,4 +1,4 @@
-//! The routes, one method each.
+//! The routes.
 
 mod access;
 mod agents;

@@ -1,9 +1,9 @@
-//! Projects, their issues and their merge requests.
+//! Projects.
 
-use crate::http::Patience::{Long, Usual};
+use crate::http::Patience::Long;
 use crate::{Client, ClientError};
-use ostler_contracts::{CleanupReport, CreateProject, DiffView, MergeRequestView, ProjectView};
-use ostler_domain::{MergeRequestId, ProjectId};
+use ostler_contracts::{CleanupReport, CreateProject, ProjectView};
+use ostler_domain::ProjectId;
 use reqwest::Method;
 
 impl Client {
@@ -32,34 +32,5 @@ impl Client {
     pub async fn cleanup_project(&self, id: ProjectId) -> Result<CleanupReport, ClientError> {
         let path = ["projects", &id.to_string(), "cleanup"];
         self.call(Method::POST, &path, None::<&()>, Long).await
-    }
-
-    /// The issue graph of a project, in the form that `bd export` writes.
-    pub async fn issues(&self, id: ProjectId) -> Result<serde_json::Value, ClientError> {
-        self.get(self.path(&["projects", &id.to_string(), "issues"]))
-            .await
-    }
-
-    /// The merge requests of a project, newest first.
-    pub async fn merge_requests(&self, id: ProjectId) -> Result<Vec<MergeRequestView>, ClientError> {
-        self.get(self.path(&["projects", &id.to_string(), "merge-requests"]))
-            .await
-    }
-
-    /// One merge request.
-    pub async fn merge_request(&self, id: MergeRequestId) -> Result<MergeRequestView, ClientError> {
-        self.get(self.path(&["merge-requests", &id.to_string()])).await
-    }
-
-    /// What a merge request changes.
-    pub async fn merge_request_diff(&self, id: MergeRequestId) -> Result<DiffView, ClientError> {
-        self.get(self.path(&["merge-requests", &id.to_string(), "diff"]))
-            .await
-    }
-
-    /// Closes a merge request without merging; its subtask is then blocked.
-    pub async fn close_merge_request(&self, id: MergeRequestId) -> Result<MergeRequestView, ClientError> {
-        let path = ["merge-requests", &id.to_string(), "close"];
-        self.call(Method::POST, &path, None::<&()>, Usual).await
     }
 }

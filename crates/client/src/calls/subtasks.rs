@@ -2,7 +2,7 @@
 
 use crate::http::Patience::{self, Long, Usual};
 use crate::{Client, ClientError};
-use ostler_contracts::{DiffView, RunView, SetPosition, SubtaskView};
+use ostler_contracts::{DiffView, RunView, SubtaskView};
 use ostler_domain::SubtaskId;
 use reqwest::Method;
 
@@ -35,13 +35,6 @@ impl Client {
     /// Ends the run of a subtask, which is then blocked.
     pub async fn kill_subtask(&self, id: SubtaskId) -> Result<(), ClientError> {
         self.act(Method::POST, &["subtasks", &id.to_string(), "kill"], Usual)
-            .await
-    }
-
-    /// Moves a subtask on the board.
-    pub async fn position_subtask(&self, id: SubtaskId, position: i64) -> Result<SubtaskView, ClientError> {
-        let path = ["subtasks", &id.to_string(), "position"];
-        self.call(Method::PATCH, &path, Some(&SetPosition { position }), Usual)
             .await
     }
 
