@@ -123,8 +123,10 @@ mod tests {
 
     #[test]
     fn what_is_in_force_is_printed_and_can_be_read_again() {
-        let mut settings = Settings::default();
-        settings.database = Some("sqlite:/x".into());
+        let mut settings = Settings {
+            database: Some("sqlite:/x".into()),
+            ..Settings::default()
+        };
         settings.work.worker_attempts = 77;
         settings
             .work
