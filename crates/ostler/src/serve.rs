@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// The name of the file by which the command line finds a local server.
 pub(crate) const CONNECTION_FILE: &str = "server.json";
 
+/// The name of the file that is locked as long as a server uses the data directory.
+pub(crate) const LOCK_FILE: &str = "lock";
+
 /// How long another server on the data directory may take to end.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
@@ -233,7 +236,7 @@ pub(crate) async fn stop_signal() {
 /// Takes the data directory for this process, as long as the file is open: two servers with one id would end each other's
 /// sandboxes.
 async fn lock(data: &Path) -> anyhow::Result<File> {
-    let path = data.join("lock");
+    let path = data.join(LOCK_FILE);
     let file = File::options()
         .write(true)
         .create(true)

@@ -1,8 +1,9 @@
 //! The server's address, git, and the clock.
 
 use super::{Check, Status, find_program, first_line};
-use crate::serve::CONNECTION_FILE;
+use crate::serve::{CONNECTION_FILE, LOCK_FILE};
 use ostler_client::Client;
+use std::fs::TryLockError;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,6 +48,16 @@ pub(super) async fn server(listen: SocketAddr, data: &Path, checks: &mut Vec<Che
         });
         return;
     }
+    if in_use(data) {
+        checks.push(Check::new(
+            Status::Warning,
+            SUBJECT,
+            "one uses the data directory and does not answer",
+            "it is starting, or is stopping and waits for its runs; another one cannot be started meanwhile",
+            "wait for `executor.shutdown_seconds`, then look at its log",
+        ));
+        return;
+    }
     let free = match TcpListener::bind(listen) {
         Ok(_) => Check::ok(SUBJECT, format!("none runs here; {listen} is free")),
         Err(error) => Check::new(
@@ -58,6 +69,12 @@ pub(super) async fn server(listen: SocketAddr, data: &Path, checks: &mut Vec<Che
         ),
     };
     checks.push(free);
+}
+
+/// Whether a server has the lock of the data directory.
+fn in_use(data: &Path) -> bool {
+    let file = std::fs::File::open(data.join(LOCK_FILE));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 async fn running(data: &Path) -> Option<(String, ostler_contracts::Health)> {
@@ -170,7 +187,13 @@ mod tests {
             format!("{{\"url\":\"http://{}\"}}", SocketAddr::from(([127, 0, 0, 1], 1))),
         )
         .unwrap();
-        server(SocketAddr::from(([127, 0, 0, 1], 0)), dir.path(), &mut checks).await;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        server(any, dir.path(), &mut checks).await;
         assert_eq!(checks[1].status, Status::Ok, "{checks:?}");
+        // One that is stopping does not answer.
+        let lock = std::fs::File::create(dir.path().join(LOCK_FILE)).unwrap();
+        lock.lock().unwrap();
+        server(any, dir.path(), &mut checks).await;
+        assert_eq!(checks[2].status, Status::Warning, "{checks:?}");
     }
 }
