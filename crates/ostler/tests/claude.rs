@@ -1,0 +1,220 @@
+//! A task in words becomes merged, tested code: the real Claude Code on a scripted model, in each kind of sandbox and on
+//! each store, and nothing is left.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use ostler_test_kit::{
+    ClaudeCode, DockerEngine, FakeModel, LeakGuard, Planned, Postgres, Step, Story, TestServer, git,
+    repository, require,
+};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// It takes 20 seconds on two idle cores.
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn story() -> Story {
+    let worker = |word: &str| {
+        [
+            Step::add_line(&format!("words/{word}"), word),
+            Step::run("sh check"),
+            Step::commit(&format!("Write {word}")),
+            Step::close(),
+        ]
+    };
+    Story::plan([
+        Planned::new("Write one"),
+        Planned::new("Write two").after("Write one"),
+        Planned::new("Write three").after("Write one"),
+    ])
+    .worker("Write one", worker("one"))
+    .worker("Write two", worker("two"))
+    .worker("Write three", worker("three"))
+}
+
+/// A server with a pool of one kind of sandbox, whose agents play a story on a small repository.
+struct Stage {
+    // Dropped in this order.
+    server: TestServer,
+    guard: LeakGuard,
+    model: FakeModel,
+    _engine: Option<DockerEngine>,
+    template: Value,
+    dir: TempDir,
+}
+
+impl Stage {
+    async fn new(driver: &str, postgres: Option<&Postgres>, story: Story, settings: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut guard = LeakGuard::new(dir.path());
+        repository(
+            &dir.path().join("origin"),
+            &[
+                ("words/zero", "zero\n"),
+                ("check", "grep -q zero words/zero"),
+                (
+                    "ostler.toml",
+                    "[[check]]\nname = \"words\"\ncommand = \"sh check\"\n",
+                ),
+            ],
+        );
+        let model = FakeModel::start(story).unwrap();
+        let mut server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), dir.path().join("data"))
+            .args(["--dev"])
+            .env("OSTLER_GATEWAY__ANTHROPIC__BASE_URL", model.base_url())
+            .env("OSTLER_GATEWAY__ANTHROPIC__API_KEY", "key");
+        for (name, value) in settings {
+            server = server.env(name, value);
+        }
+        if let Some(postgres) = postgres {
+            server = server.args(["--database".to_owned(), postgres.database()]);
+        }
+        let engine = (driver == "docker").then(DockerEngine::start);
+        let template = if let Some(engine) = &engine {
+            guard = guard.with_engine(engine);
+            server = server.engine(engine).env("OSTLER_DRIVERS__PROCESS", "false");
+            json!({ "driver": "docker", "image": engine.base_image() })
+        } else {
+            let claude = ClaudeCode::find().unwrap();
+            server = server
+                .env("OSTLER_AGENTS__CLAUDE_PROGRAM", "/opt/claude/claude")
+                .env("OSTLER_DRIVERS__DOCKER", "false");
+            let mount = json!({ "source": claude.dir(), "target": "/opt/claude", "writable": false });
+            json!({ "driver": "process", "mounts": [mount] })
+        };
+        let stage = Self {
+            server: server.start().await,
+            guard,
+            model,
+            _engine: engine,
+            template,
+            dir,
+        };
+        stage.pool(1, 3).await;
+        stage
+    }
+
+    async fn pool(&self, target: u32, max: u32) {
+        let pool = json!({ "template": self.template, "target": target, "max": max });
+        let (status, body) = self.server.call(Method::PUT, "/pools/default", Some(pool)).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+    }
+
+    /// A file on the project's main branch.
+    fn merged(&self, path: &str) -> String {
+        git(
+            &self.dir.path().join("origin"),
+            &["show", &format!("main:{path}")],
+        )
+    }
+
+    async fn task(&self) -> String {
+        self.server
+            .task(&self.dir.path().join("origin"), "Words", "Write the words.")
+            .await
+    }
+
+    /// The end of a test: without warm sandboxes, nothing is left of the server.
+    async fn end(mut self) {
+        self.pool(0, 0).await;
+        let none = |list: &Value| list.as_array().is_some_and(Vec::is_empty);
+        self.server
+            .until("/sandboxes", Duration::from_secs(30), none)
+            .await;
+        assert!(self.server.stop().await.success());
+        self.guard.check();
+    }
+}
+
+async fn done(driver: &str, postgres: Option<&Postgres>) {
+    let stage = Stage::new(driver, postgres, story(), &[]).await;
+    let task = stage.task().await;
+    let is_over = |task: &Value| ["done", "planning_failed"].contains(&task["status"].as_str().unwrap());
+    let ended = stage.server.until(&task, LIMIT, is_over).await;
+    assert_eq!(ended["status"], "done", "{ended:#}");
+    for word in ["one", "two", "three"] {
+        assert_eq!(stage.merged(&format!("words/{word}")), format!("{word}\n"));
+    }
+    assert!(
+        stage
+            .model
+            .turns()
+            .iter()
+            .all(|turn| turn.credential() == Some("key"))
+    );
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn in_processes_on_sqlite() {
+    require!(ClaudeCode, Bubblewrap);
+    done("process", None).await;
+}
+
+#[tokio::test]
+async fn in_processes_on_postgresql() {
+    require!(ClaudeCode, Bubblewrap, Postgres);
+    done("process", Some(&Postgres::shared())).await;
+}
+
+#[tokio::test]
+async fn in_containers_on_sqlite() {
+    require!(BaseImage);
+    done("docker", None).await;
+}
+
+#[tokio::test]
+async fn in_containers_on_postgresql() {
+    require!(BaseImage, Postgres);
+    done("docker", Some(&Postgres::shared())).await;
+}
+
+/// One agent never closes its issue, one crashes, one hangs with a process that would outlive it.
+#[tokio::test]
+async fn agents_that_do_not_do_as_they_are_told() {
+    require!(ClaudeCode, Bubblewrap);
+    let good = |word: &str| {
+        [
+            Step::add_line(&format!("words/{word}"), word),
+            Step::commit(&format!("Write {word}")),
+            Step::close(),
+        ]
+    };
+    let story = Story::plan(["Forget", "Crash", "Hang"])
+        .worker("Forget", [Step::add_line("words/forgotten", "forgotten")])
+        .worker("Crash", [Step::crash()])
+        .worker("Crash", good("crashed"))
+        .worker("Hang", [Step::stray(27_182), Step::hang()])
+        .worker("Hang", good("hung"));
+    let settings = [
+        ("OSTLER_WORK__WORKER_ATTEMPTS", "3"),
+        ("OSTLER_WORK__AGENT_TIMEOUT_SECONDS", "15"),
+        ("OSTLER_WORK__BACKOFF_FIRST_SECONDS", "0.1"),
+        ("OSTLER_WORK__BACKOFF_MAX_SECONDS", "0.2"),
+    ];
+    let stage = Stage::new("process", None, story, &settings).await;
+    let task = stage.task().await;
+    let status = |list: &Value, title: &str| {
+        let mut all = list.as_array().into_iter().flatten();
+        let found = all.find(|subtask| subtask["title"] == title);
+        found.map_or(String::new(), |subtask| {
+            let part = |name: &str| subtask[name].as_str().unwrap_or_default();
+            format!("{} {}", part("status"), part("blocked_reason"))
+        })
+    };
+    let settled = |list: &Value| {
+        let all = ["Forget", "Crash", "Hang"].map(|title| status(list, title));
+        all == ["blocked failure", "merged ", "merged "]
+    };
+    stage
+        .server
+        .until(&format!("{task}/subtasks"), LIMIT, settled)
+        .await;
+    assert_eq!(
+        stage.merged("words/crashed") + &stage.merged("words/hung"),
+        "crashed\nhung\n"
+    );
+    stage.end().await;
+}
