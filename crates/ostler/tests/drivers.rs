@@ -255,7 +255,7 @@ async fn containers_outlive_a_killed_server_and_not_a_stopped_one() {
     let mut server = outlives(docker(dir.path(), &engine)).await;
     let kill = |data: &Path| {
         for id in containers(&engine, data) {
-            engine.docker(&["kill", &id]).unwrap();
+            engine.docker(&["rm", "-f", &id]).unwrap();
         }
     };
     loses(&mut server, kill, |data| containers(&engine, data).len()).await;
