@@ -1,8 +1,19 @@
 //! Lost races: read again and decide again.
 
+use crate::ControlError;
+use ostler_store::StoreError;
+
 /// How often a use case that lost a race starts again. Races are between a person and a reconciler, so that more than
 /// two in a row are a sign of something else.
 pub(crate) const TRIES: u32 = 8;
+
+/// Whether somebody else was faster: they changed a row, or deleted what another one belongs to.
+pub(crate) fn is_lost_race(error: &ControlError) -> bool {
+    matches!(
+        error,
+        ControlError::Store(StoreError::Conflict { .. } | StoreError::Reference { .. })
+    )
+}
 
 /// Runs a block of an async function again as long as it ends with a lost race. A macro, because the futures of an async
 /// closure cannot be shown to be `Send`.
@@ -12,9 +23,7 @@ macro_rules! retry_on_conflict {
         loop {
             tries += 1;
             match async { $body }.await {
-                Err($crate::ControlError::Store(ostler_store::StoreError::Conflict { .. }))
-                    if tries < $crate::conflict::TRIES =>
-                {
+                Err(error) if tries < $crate::conflict::TRIES && $crate::conflict::is_lost_race(&error) => {
                     let wait = std::time::Duration::from_millis(rand::random_range(0..=u64::from(tries) * 4));
                     tokio::time::sleep(wait).await;
                 }

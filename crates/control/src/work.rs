@@ -7,7 +7,7 @@
 mod planner;
 mod worker;
 
-use crate::conflict::retry_on_conflict;
+use crate::conflict::{is_lost_race, retry_on_conflict};
 use crate::{Control, ControlError, Result};
 use ostler_agents::{FeedbackPrompt, PlannerPrompt, WorkerPrompt};
 use ostler_domain::{
@@ -97,7 +97,7 @@ impl Control {
                 return Ok(());
             };
             let reason = Some(error.to_string());
-            if lost_race(error) || task.status != TaskStatus::Planning || task.error == reason {
+            if is_lost_race(error) || task.status != TaskStatus::Planning || task.error == reason {
                 return Ok(());
             }
             task.error = reason;
@@ -120,7 +120,7 @@ impl Control {
                 SubtaskStatus::Ready | SubtaskStatus::InProgress | SubtaskStatus::Completed
             );
             let reason = Some(error.to_string());
-            if lost_race(error) || !moving || subtask.error == reason {
+            if is_lost_race(error) || !moving || subtask.error == reason {
                 return Ok(());
             }
             subtask.error = reason;
@@ -310,14 +310,6 @@ impl Control {
             created_at: self.now(),
         }
     }
-}
-
-/// Whether others were faster again and again: not a reason why something does not go on.
-fn lost_race(error: &ControlError) -> bool {
-    matches!(
-        error,
-        ControlError::Store(ostler_store::StoreError::Conflict { .. })
-    )
 }
 
 /// The end of a text, which is where programs say what went wrong.

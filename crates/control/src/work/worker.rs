@@ -19,6 +19,10 @@ impl Control {
         let (project, task) = self.parents(&subtask).await?;
         let repository = self.repository(&project)?;
         repository.sync(&project.default_branch, None).await?;
+        if repository.head_of(&subtask.branch).await?.is_none() {
+            // A worktree that is left of a branch that somebody deleted would be taken as it is.
+            repository.worktree_remove(subtask.id).await?;
+        }
         repository
             .worktree_add(subtask.id, &subtask.branch, &project.default_branch)
             .await?;

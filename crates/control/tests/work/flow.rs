@@ -279,3 +279,27 @@ async fn what_was_checked_on_an_older_target_is_checked_again() {
     assert_eq!(world.requests().await.len(), 1);
     assert!(!world.has_worktree(&a));
 }
+
+#[tokio::test]
+async fn merged_work_that_cannot_be_published_says_so() {
+    let mut world = World::new(None).await;
+    let task = world.task(false).await;
+    let parts = world.plan(&[("alpha", &[]), ("beta", &[])]).await;
+    for part in &parts {
+        world.control.start_subtask(&me(), part.id).await.unwrap();
+        world.work().await;
+    }
+    // The owner is in the middle of something there.
+    std::fs::write(world.origin.join("README"), "half a thought\n").unwrap();
+    assert_eq!(world.merge(&parts[0]).await.status, SubtaskStatus::Merged);
+    let told = world.reload(&task).await.error.unwrap();
+    assert!(
+        told.contains("not brought to origin") && told.contains("git pull"),
+        "{told}"
+    );
+    git(&world.origin, &["checkout", "-q", "README"]);
+    world.merge(&parts[1]).await;
+    let done = world.reload(&task).await;
+    assert_eq!((done.status, done.error), (TaskStatus::Done, None));
+    assert!(world.origin.join("alpha").exists() && world.origin.join("beta").exists());
+}

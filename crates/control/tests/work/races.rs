@@ -197,7 +197,8 @@ async fn automatic_merges_at_once_land_only_what_was_checked() {
         let mut rounds = 0;
         while world.reload(&task).await.status != TaskStatus::Done {
             rounds += 1;
-            assert!(rounds <= 3, "each round lands at least one");
+            // Each lands one, unless two that settle the same subtask moved its branch under its new check.
+            assert!(rounds <= 8, "it does not come to an end");
             let mut ids = Vec::new();
             let mut checks = Vec::new();
             while let Some(check) = world.try_next().await {
@@ -238,6 +239,7 @@ async fn a_merge_whose_server_ended_before_it_was_noted_is_not_made_twice() {
             .await
             .unwrap();
         let main = world.repository().head_of("main").await.unwrap();
+        assert!(!world.origin.join("alpha").exists());
         world.restart();
         if auto {
             world.make_automatic(&task).await;
@@ -247,6 +249,10 @@ async fn a_merge_whose_server_ended_before_it_was_noted_is_not_made_twice() {
         }
         assert_eq!(world.subtask(a.id).await.status, SubtaskStatus::Merged);
         assert_eq!(world.repository().head_of("main").await.unwrap(), main);
+        assert!(
+            world.origin.join("alpha").exists(),
+            "it is published all the same"
+        );
         let commit = world.requests().await.remove(0).merge_commit;
         assert_eq!(
             outcome,

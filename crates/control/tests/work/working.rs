@@ -1,6 +1,6 @@
 //! Workers that do not do what they should.
 
-use crate::world::{ONE_CHECK, World, me, status};
+use crate::world::{ONE_CHECK, World, git, me, status};
 use ostler_domain::{BlockedReason, RunKind, RunStatus, Subtask, SubtaskStatus, TaskStatus};
 use ostler_store::{Change, Store};
 
@@ -211,6 +211,26 @@ async fn lost_checks_block_and_are_not_the_workers_fault() {
     let run = world.next(RunKind::Worker).await;
     world.bd(&run, &["close", &subtask.issue_id]).await;
     world.finish(&run, RunStatus::Succeeded, None).await;
+    assert_eq!(world.check_ok().await.status, SubtaskStatus::Completed);
+}
+
+#[tokio::test]
+async fn a_branch_that_somebody_deleted_is_said_and_made_again() {
+    let mut world = World::new(Some(ONE_CHECK)).await;
+    let subtask = started(&mut world).await;
+    world.work().await;
+    let check = world.next(RunKind::Check).await;
+    let clone = world.repository().path().to_owned();
+    git(
+        &clone,
+        &["update-ref", "-d", &format!("refs/heads/{}", subtask.branch)],
+    );
+    world.finish(&check, RunStatus::Succeeded, None).await;
+    let blocked = world.subtask(subtask.id).await;
+    assert_eq!(blocked.blocked_reason, Some(BlockedReason::Failure));
+    assert!(blocked.error.unwrap().contains(&subtask.branch));
+    world.control.retry_subtask(&me(), subtask.id).await.unwrap();
+    world.work().await;
     assert_eq!(world.check_ok().await.status, SubtaskStatus::Completed);
 }
 
