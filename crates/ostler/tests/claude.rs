@@ -218,3 +218,95 @@ async fn agents_that_do_not_do_as_they_are_told() {
     );
     stage.end().await;
 }
+
+/// Two write the same file at the same time, one breaks the check, one is cancelled by a person.
+#[tokio::test]
+async fn conflicts_are_resolved_failed_checks_mended_and_cancelled_runs_stay_so() {
+    require!(ClaudeCode, Bubblewrap);
+    let side = |word: &str| {
+        [
+            Step::write("words/both", &format!("{word}\n")),
+            Step::commit(&format!("Write {word}")),
+            Step::close(),
+        ]
+    };
+    let resolve = [
+        Step::run("git merge -q origin/main || true"),
+        Step::write("words/both", "left\nright\n"),
+        Step::commit("Both"),
+        Step::close(),
+    ];
+    let story = Story::plan(["Left", "Right", "Break", "Cancel"])
+        .worker("Left", side("left"))
+        .worker("Left", resolve.clone())
+        .worker("Right", side("right"))
+        .worker("Right", resolve)
+        .worker(
+            "Break",
+            [
+                Step::write("words/zero", "null\n"),
+                Step::commit("Break"),
+                Step::close(),
+            ],
+        )
+        .worker(
+            "Break",
+            [
+                Step::write("words/zero", "zero\nmended\n"),
+                Step::commit("Mend"),
+                Step::close(),
+            ],
+        )
+        .worker("Cancel", [Step::stray(31_415), Step::hang()]);
+    let settings = [
+        ("OSTLER_WORK__BACKOFF_FIRST_SECONDS", "0.1"),
+        ("OSTLER_WORK__BACKOFF_MAX_SECONDS", "0.2"),
+    ];
+    let stage = Stage::new("process", None, story, &settings).await;
+    let task = stage.task().await;
+    let subtasks = format!("{task}/subtasks");
+    let of = |list: &Value, title: &str| {
+        let mut all = list.as_array().into_iter().flatten();
+        all.find(|subtask| subtask["title"] == title)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let strays = || {
+        let entries = std::fs::read_dir("/proc").unwrap();
+        let lines = entries.filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
+        lines.filter(|line| line == b"sleep\x0031415\x00").count()
+    };
+    // Until its stray process runs there is nothing that could outlive a cancelled run.
+    let end = std::time::Instant::now() + LIMIT;
+    while strays() == 0 {
+        assert!(
+            std::time::Instant::now() < end,
+            "the agent to be cancelled does not run"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let run = of(&stage.server.get(&subtasks).await, "Cancel")["run_id"].clone();
+    let cancelled = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
+        .args(["run", "cancel", run.as_str().unwrap(), "--data"])
+        .arg(stage.server.data())
+        .output()
+        .unwrap();
+    assert!(cancelled.status.success(), "{cancelled:?}");
+    let settled = |list: &Value| {
+        let status = |title| of(list, title)["status"].clone();
+        let merged = ["Left", "Right", "Break"]
+            .iter()
+            .all(|title| status(title) == "merged");
+        merged && status("Cancel") == "blocked"
+    };
+    let list = stage.server.until(&subtasks, LIMIT, settled).await;
+    assert_eq!(strays(), 0, "a child outlived its cancelled run");
+    let error = of(&list, "Cancel")["error"].clone();
+    assert!(error.as_str().unwrap().contains("cancelled"), "{error}");
+    assert_eq!(stage.merged("words/both"), "left\nright\n");
+    assert_eq!(stage.merged("words/zero"), "zero\nmended\n");
+    let attempts = |title| of(&list, title)["attempts"].as_u64().unwrap();
+    assert_eq!(attempts("Left") + attempts("Right"), 3, "{list:#}");
+    assert_eq!(attempts("Break"), 2);
+    stage.end().await;
+}
