@@ -1,6 +1,6 @@
 //! How a subtask is worked on, checked and merged.
 
-use crate::conflict::retry_on_conflict;
+use crate::conflict::{is_lost_race, retry_on_conflict};
 use crate::{Control, ControlError, Result};
 use ostler_domain::{
     BlockedReason, IssueStatus, IssueType, MergeRequest, MergeRequestId, MergeRequestStatus, Project, Run,
@@ -431,6 +431,8 @@ impl Control {
             let id = subtask.id;
             match self.expire_worktree(&project, subtask).await {
                 Ok(()) => removed += 1,
+                // Somebody else is at it, or the next round is.
+                Err(error) if is_lost_race(&error) => {}
                 Err(error) => tracing::warn!(%error, subtask.id = %id, "an old worktree is still there"),
             }
         }
