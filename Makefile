@@ -1,6 +1,6 @@
 # The commands of the README. Each runs on a fresh Debian 12 with Rust, Node 20 and Python.
 
-.PHONY: build demo test lint unit
+.PHONY: build demo test lint unit bench
 
 # The release binary, in target/release/ostler.
 build:
@@ -25,3 +25,9 @@ lint:
 unit:
 	cargo nextest run --workspace --no-fail-fast
 	python3 examples/test_demo_agent.py
+
+# Ostler beside its peers, in one run on this machine; writes benches/RESULTS.md. Takes ten minutes and wants the machine
+# for itself. QUICK=1: a minute or two that show that it works, with the tables in target/ instead.
+bench:
+	cargo build --release --package ostler --package ostler-benches
+	target/release/ostler-benches $(if $(QUICK),--quick --output target/bench-quick.md)
