@@ -100,6 +100,7 @@ fn forge_code(error: &ForgeError) -> ErrorCode {
         ForgeError::Unreachable { .. }
         | ForgeError::GitMissing { .. }
         | ForgeError::GitTimedOut { .. }
+        | ForgeError::DiskFull { .. }
         | ForgeError::Contended { .. }
         | ForgeError::Busy { .. } => ErrorCode::Unavailable,
         _ => ErrorCode::Internal,

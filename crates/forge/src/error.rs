@@ -25,6 +25,12 @@ pub enum ForgeError {
         /// The last lines that git wrote, without credentials.
         stderr: String,
     },
+    /// The disk or the quota of the data directory, or of a local origin, is used up.
+    #[error("`{command}` found no room left on the disk: free some space and try again")]
+    DiskFull {
+        /// Command line.
+        command: String,
+    },
     /// Git was stopped because it took too long.
     #[error("`{command}` was stopped after {} s without an end", after.as_secs_f32())]
     GitTimedOut {

@@ -417,9 +417,10 @@ impl<'a> Attempt<'a> {
         RunOutcome {
             exit_code: (!signalled).then_some(ended.exited.code),
             signal: signalled.then_some(ended.exited.signal),
+            // Also of a success: whoever reads the log must know that there was more.
             error: match (error, self.log.incomplete()) {
                 (Some(error), Some(cut)) => Some(format!("{error}; {cut}")),
-                (error, _) => error,
+                (error, cut) => error.or_else(|| cut.map(str::to_owned)),
             },
             log_seq: self.log.last_seq(),
             ..RunOutcome::default()

@@ -364,11 +364,18 @@ impl<'a> Call<'a> {
                 truncated,
                 code,
             }),
-            _ => Err(ForgeError::GitFailed {
-                command: shown,
-                status: in_words(status),
-                stderr: self.messages(&messages),
-            }),
+            _ => {
+                let stderr = self.messages(&messages);
+                // The texts of ENOSPC and EDQUOT; git is run in the C locale.
+                if stderr.contains("No space left on device") || stderr.contains("Disk quota exceeded") {
+                    return Err(ForgeError::DiskFull { command: shown });
+                }
+                Err(ForgeError::GitFailed {
+                    command: shown,
+                    status: in_words(status),
+                    stderr,
+                })
+            }
         }
     }
 

@@ -93,7 +93,7 @@ async fn follow(session: &Session, run: &RunView) -> Outcome {
     report(session, id).await
 }
 
-/// Says how the run ended, unless its program just succeeded or failed by its own code.
+/// Says how the run ended, unless its program just succeeded or failed by its own code and there is no more to say.
 async fn report(session: &Session, id: RunId) -> Outcome {
     let run = session.client.run(id).await?;
     if session.out.json {
@@ -101,7 +101,7 @@ async fn report(session: &Session, id: RunId) -> Outcome {
     }
     let own = matches!(run.status, RunStatus::Succeeded | RunStatus::Failed) && run.exit_code.is_some();
     match &run.error {
-        Some(error) if run.status != RunStatus::Succeeded => {
+        Some(error) => {
             session.out.note(&format!("ostler: {id} {}: {error}", run.status));
         }
         _ if own => {}
