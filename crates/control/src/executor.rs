@@ -12,14 +12,15 @@ mod workspace;
 use crate::sandboxes::Holder;
 use crate::{Control, ControlError, Result};
 use attempt::{Attempt, End};
-use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox};
+use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox, SandboxStatus};
 use ostler_gateway::Gateway;
-use ostler_store::{ClaimRuns, FinishRun, Hint, RequeueRun, StoreError, StoreExt};
+use ostler_store::{ClaimRuns, Filter, FinishRun, Hint, Op, RequeueRun, StoreError, StoreExt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +30,44 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Longest time between two signs of life.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Wait before something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// A change of a sandbox is hinted at several times in the life of every run, and seldom makes room for another one.
+const POOLS: Duration = Duration::from_millis(100);
+
+/// When the loop looks at what.
+struct Due {
+    heartbeat: Instant,
+    claim: Instant,
+    cancellations: Instant,
+}
+
+impl Due {
+    fn at_once() -> Self {
+        let now = Instant::now();
+        Self {
+            heartbeat: now,
+            claim: now,
+            cancellations: now,
+        }
+    }
+
+    fn first(&self) -> Instant {
+        self.heartbeat.min(self.claim).min(self.cancellations)
+    }
+
+    fn hinted(&mut self, hint: &std::result::Result<Hint, RecvError>) {
+        let now = Instant::now();
+        match hint {
+            Ok(Hint::RunsQueued) => self.claim = now,
+            Ok(Hint::CancelRequested) => self.cancellations = now,
+            Ok(Hint::Pools) => self.claim = self.claim.min(now + POOLS),
+            Ok(Hint::RunsFinished | Hint::Events) => {}
+            Err(_) => (self.claim, self.cancellations) = (now, now),
+        }
+    }
+}
 
 /// How runs are executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,39 +187,43 @@ impl Executor {
 
     /// Executes runs until `stop`; then waits for those under way, and puts back what does not end in time.
     pub async fn run(self, stop: CancellationToken) {
-        let poll = Duration::from_secs(self.settings.poll_seconds.max(1));
+        let longest = HEARTBEAT.min(Duration::from_secs(self.settings.poll_seconds.max(1)));
         let mut hints = self.control.store().hints();
-        let mut beat: Option<Instant> = None;
+        let mut due = Due::at_once();
         while !stop.is_cancelled() {
-            let mut wait = poll.min(HEARTBEAT);
-            if beat.is_none_or(|beat| beat.elapsed() >= HEARTBEAT / 2) {
-                beat = Some(Instant::now());
+            let now = Instant::now();
+            if due.heartbeat <= now {
+                due.heartbeat = now + HEARTBEAT / 2;
                 if let Err(error) = self.heartbeat().await {
                     tracing::warn!(%error, "it cannot be said that this server lives; it is tried again");
                 }
             }
-            match self.claim().await {
-                Ok(Some(due)) => wait = wait.min(due),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "runs cannot be claimed; it is tried again");
-                    wait = Duration::from_secs(1);
+            if due.claim <= now {
+                let wait = match self.claim().await {
+                    Ok(wait) => wait.map_or(longest, |wait| wait.min(longest)),
+                    Err(error) => {
+                        tracing::warn!(%error, "runs cannot be claimed; it is tried again");
+                        RETRY
+                    }
+                };
+                due.claim = Instant::now() + wait;
+            }
+            if due.cancellations <= now {
+                due.cancellations = now + longest;
+                if let Err(error) = self.obey_cancellations().await {
+                    tracing::warn!(%error, "requests to end runs cannot be read; it is tried again");
+                    due.cancellations = now + RETRY;
                 }
             }
-            if let Err(error) = self.obey_cancellations().await {
-                tracing::warn!(%error, "requests to end runs cannot be read; it is tried again");
-            }
-            let hinted = async {
-                while !matches!(
-                    hints.recv().await,
-                    Ok(Hint::RunsQueued | Hint::CancelRequested | Hint::Pools) | Err(_)
-                ) {}
-            };
             tokio::select! {
-                () = hinted => {}
-                () = self.freed.notified() => {}
-                () = tokio::time::sleep(wait) => {}
+                hint = hints.recv() => due.hinted(&hint),
+                () = self.freed.notified() => due.claim = Instant::now(),
+                () = tokio::time::sleep_until(due.first().into()) => {}
                 () = stop.cancelled() => {}
+            }
+            // One look answers all that was hinted at so far.
+            while !hints.is_empty() {
+                due.hinted(&hints.recv().await);
             }
         }
         self.tasks.close();
@@ -199,10 +242,22 @@ impl Executor {
 
     /// Claims runs for free slots, pool by pool. Returns when the next delayed run comes due.
     async fn claim(&self) -> Result<Option<Duration>> {
+        if self.slots.available_permits() == 0 {
+            // The next one that becomes free is told.
+            return Ok(None);
+        }
         let store = self.control.store();
         let now = self.control.now();
-        let classes = store.classes().await?;
-        let mut pools: Vec<Pool> = store.list(ostler_store::Filter::all()).await?;
+        let held = Filter::all().and("status", Op::Ne, SandboxStatus::Destroyed).and(
+            "status",
+            Op::Ne,
+            SandboxStatus::Warm,
+        );
+        let (classes, mut pools, held) = tokio::try_join!(
+            store.classes(),
+            store.list::<Pool>(Filter::all()),
+            store.list::<Sandbox>(held)
+        )?;
         // The smallest pool that satisfies a run is the best fit for it.
         pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));
         let mut servable = BTreeSet::new();
@@ -216,13 +271,9 @@ impl Executor {
                 .map(|c| c.id)
                 .collect();
             servable.extend(fitting.iter().copied());
-            let live = self.control.live_sandboxes(&pool.name).await?;
-            let held = live
-                .iter()
-                .filter(|s| s.status != ostler_domain::SandboxStatus::Warm)
-                .count();
+            let held = held.iter().filter(|sandbox| sandbox.pool == pool.name);
             let room = (pool.max as usize)
-                .saturating_sub(held)
+                .saturating_sub(held.count())
                 .min(self.slots.available_permits());
             if room == 0 || fitting.is_empty() {
                 continue;
