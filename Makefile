@@ -1,5 +1,8 @@
 # The commands of the README. Each runs on a fresh Debian 12 with Rust, Node 20 and Python.
 
+# Where cargo builds.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
 .PHONY: build demo test lint unit bench
 
 # The release binary, in target/release/ostler.
@@ -8,7 +11,7 @@ build:
 
 # A task in words becomes merged, tested code: a server in a temporary directory, a sample project, an agent.
 demo: build
-	scripts/demo
+	scripts/demo --binary $(TARGET)/release/ostler
 
 # Everything that must hold before a commit: what continuous integration runs.
 test:
@@ -25,6 +28,7 @@ lint:
 unit:
 	cargo nextest run --workspace --no-fail-fast
 	python3 examples/test_demo_agent.py
+	scripts/demo --agent command --binary $(TARGET)/debug/ostler
 
 # Ostler beside its peers, in one run on this machine; writes benches/RESULTS.md. Takes ten minutes and wants the machine
 # for itself. QUICK=1: a minute or two that show that it works, with the tables in target/ instead.
