@@ -2,7 +2,7 @@
 
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{Permission, ProjectId, RunId, Subtask, Task, TaskId, TaskStatus};
+use ostler_domain::{Permission, ProjectId, RunId, Subtask, SubtaskStatus, Task, TaskId, TaskStatus};
 use ostler_store::{Change, Filter, RunFilter, StoreExt};
 
 /// What a person wants.
@@ -122,6 +122,39 @@ impl Control {
         })?;
         self.settle_or_note(id).await;
         Ok(self.parts.store.get(id).await?.unwrap_or(task))
+    }
+
+    /// Ends what runs for a task. What was in progress is blocked by failure, a planning has failed; both can be tried
+    /// again. Nothing of the task starts or is merged by itself any more.
+    pub async fn kill_task(&self, caller: &Caller, id: TaskId) -> Result<Task> {
+        retry_on_conflict!({
+            let mut task = self.task_of(caller.tenant_id, id).await?;
+            caller.require(Permission::ProjectsWrite)?;
+            task.auto = false;
+            let mut changes = Vec::new();
+            if task.status == TaskStatus::Planning {
+                let live = self.live_runs(id).await?;
+                if live.is_empty() {
+                    task.status = task.status.to(TaskStatus::PlanningFailed)?;
+                    task.error = Some("it was killed".into());
+                }
+                changes.extend(live.into_iter().map(Change::CancelRun));
+            }
+            changes.extend(self.task_changes(&mut task));
+            self.commit(changes).await
+        })?;
+        for subtask in self
+            .parts
+            .store
+            .list(Filter::<Subtask>::by("task_id", id))
+            .await?
+        {
+            if subtask.status == SubtaskStatus::InProgress {
+                self.stop_work(subtask.id, "its task was killed").await?;
+            }
+        }
+        self.settle_or_note(id).await;
+        self.task_of(caller.tenant_id, id).await
     }
 
     /// Ends all runs of a task, then removes it with its subtasks, issues, merge requests and worktrees.

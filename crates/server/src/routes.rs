@@ -40,6 +40,7 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(projects::issues))
         .routes(routes!(tasks::create, tasks::list).layer(large))
         .routes(routes!(tasks::get, tasks::remove))
+        .routes(routes!(tasks::kill))
         .routes(routes!(tasks::retry_planning))
         .routes(routes!(tasks::subtasks))
         .routes(routes!(subtasks::get))

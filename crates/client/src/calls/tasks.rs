@@ -29,6 +29,12 @@ impl Client {
         self.act(Method::DELETE, &["tasks", &id.to_string()], Long).await
     }
 
+    /// Ends what runs for a task; nothing of it starts by itself any more.
+    pub async fn kill_task(&self, id: TaskId) -> Result<TaskView, ClientError> {
+        let path = ["tasks", &id.to_string(), "kill"];
+        self.call(Method::POST, &path, None::<&()>, Usual).await
+    }
+
     /// Plans a task again whose planning has failed.
     pub async fn retry_planning(&self, id: TaskId) -> Result<TaskView, ClientError> {
         let path = ["tasks", &id.to_string(), "retry-planning"];

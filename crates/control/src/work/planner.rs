@@ -188,13 +188,25 @@ impl<'a> Plan<'a> {
         if epic.status != IssueStatus::Closed {
             return Err(format!("the planner ended without closing the epic {}", epic.id));
         }
-        let parts: BTreeMap<&str, &Issue> = issues
+        let parents: BTreeMap<&str, &str> = issues
             .iter()
-            .filter(|issue| {
-                issue.parent() == Some(&epic.id)
-                    && issue.issue_type != IssueType::Epic
-                    && issue.status != IssueStatus::Closed
-            })
+            .filter_map(|issue| Some((issue.id.as_str(), issue.parent()?)))
+            .collect();
+        let open = issues.iter().filter(|issue| issue.status != IssueStatus::Closed);
+        let (direct, deeper): (Vec<_>, Vec<_>) = open
+            .filter(|issue| is_below(&parents, &issue.id, &epic.id))
+            .partition(|issue| issue.parent() == Some(&epic.id) && issue.issue_type != IssueType::Epic);
+        if !deeper.is_empty() {
+            let deeper: Vec<&str> = deeper.iter().map(|issue| issue.id.as_str()).collect();
+            return Err(format!(
+                "only issues directly under the epic {} can be worked on, and none of them may be an epic; move or close \
+                 {}",
+                epic.id,
+                deeper.join(", ")
+            ));
+        }
+        let parts: BTreeMap<&str, &Issue> = direct
+            .into_iter()
             .map(|issue| (issue.id.as_str(), issue))
             .collect();
         if parts.is_empty() {
@@ -226,4 +238,11 @@ impl<'a> Plan<'a> {
             order,
         })
     }
+}
+
+/// Whether one of an issue's ancestors is that one.
+fn is_below(parents: &BTreeMap<&str, &str>, issue: &str, ancestor: &str) -> bool {
+    let up = std::iter::successors(parents.get(issue), |parent| parents.get(**parent));
+    // Parents that form a cycle end after as many steps as there are.
+    up.take(parents.len()).any(|parent| *parent == ancestor)
 }

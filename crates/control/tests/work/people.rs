@@ -215,6 +215,50 @@ async fn a_deleted_task_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_killed_task_stands_still_until_a_person_goes_on() {
+    let mut world = World::new(None).await;
+    let task = world.task(true).await;
+    // While its planner waits, and while it runs.
+    world.control.kill_task(&me(), task.id).await.unwrap();
+    assert_eq!(world.reload(&task).await.status, TaskStatus::PlanningFailed);
+    assert!(world.try_next().await.is_none());
+    world.control.retry_planning(&me(), task.id).await.unwrap();
+    let run = world.next(RunKind::Planner).await;
+    world.control.kill_task(&me(), task.id).await.unwrap();
+    world.finish(&run, RunStatus::Cancelled, None).await;
+    assert_eq!(world.reload(&task).await.status, TaskStatus::PlanningFailed);
+    assert!(world.try_next().await.is_none());
+
+    world.control.retry_planning(&me(), task.id).await.unwrap();
+    world.make_automatic(&task).await;
+    let parts = world
+        .plan(&[("alpha", &[]), ("beta", &[]), ("gamma", &[0])])
+        .await;
+    let alpha = world.next_of(&parts[0]).await;
+    let killed = world.control.kill_task(&me(), task.id).await.unwrap();
+    assert!(!killed.auto);
+    world.finish(&alpha, RunStatus::Cancelled, None).await;
+    for part in &parts[..2] {
+        let blocked = world.subtask(part.id).await;
+        assert_eq!(
+            blocked.blocked_reason,
+            Some(BlockedReason::Failure),
+            "{blocked:?}"
+        );
+    }
+    assert!(world.try_next().await.is_none());
+    // Again, when there is nothing to end.
+    world.control.kill_task(&me(), task.id).await.unwrap();
+
+    world.control.retry_subtask(&me(), parts[0].id).await.unwrap();
+    assert_eq!(world.work().await.status, SubtaskStatus::Completed);
+    assert!(
+        world.try_next().await.is_none(),
+        "something was started by itself"
+    );
+}
+
+#[tokio::test]
 async fn a_project_goes_with_everything_once_nothing_runs() {
     let mut world = World::new(None).await;
     let task = world.task(true).await;

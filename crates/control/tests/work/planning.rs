@@ -87,6 +87,32 @@ async fn an_empty_plan_is_no_plan() {
 }
 
 #[tokio::test]
+async fn issues_below_other_issues_are_not_dropped_in_silence() {
+    let mut world = World::new(None).await;
+    let task = world.task(false).await;
+    let run = world.next(RunKind::Planner).await;
+    world.write_plan(&run, &[("alpha", &[])]).await;
+    let issues = world.control.issues(&me(), task.project_id).await.unwrap();
+    let alpha = issues.iter().find(|issue| issue.title == "alpha").unwrap();
+    let call = ToolCall {
+        argv: ["create", "below", "--parent", &alpha.id]
+            .map(str::to_owned)
+            .to_vec(),
+        ..ToolCall::default()
+    };
+    assert_eq!(world.control.bd(&run, &call).await.unwrap().code, 0);
+    world.finish(&run, RunStatus::Succeeded, None).await;
+    let planning = world.reload(&task).await;
+    assert_eq!((planning.status, planning.attempts), (TaskStatus::Planning, 2));
+    let run = world.next(RunKind::Planner).await;
+    assert!(
+        prompt(&run).contains("only issues directly under the epic"),
+        "{}",
+        prompt(&run)
+    );
+}
+
+#[tokio::test]
 async fn a_cycle_is_refused_and_the_next_planner_is_told() {
     let mut world = World::with(None, |settings| settings.planner_attempts = 2).await;
     let task = world.task(true).await;

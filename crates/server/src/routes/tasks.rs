@@ -98,6 +98,24 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Ends what runs for a task; nothing of it starts by itself any more. What was in progress can be tried again.
+#[utoipa::path(post, path = "/tasks/{id}/kill", tag = "tasks", params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 200, description = "Done", body = TaskView),
+        (status = 401, description = "Who asks is not known", body = ErrorBody),
+        (status = 403, description = "The permission is missing", body = ErrorBody),
+        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
+    )
+)]
+pub(super) async fn kill(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    path: Result<Path<TaskId>, PathRejection>,
+) -> ApiResult<Json<TaskView>> {
+    let Path(id) = path?;
+    Ok(Json(state.control.kill_task(&caller, id).await?.into()))
+}
+
 /// Plans a task again whose planning has failed.
 #[utoipa::path(post, path = "/tasks/{id}/retry-planning", tag = "tasks", params(("id" = String, Path, description = "Id")),
     responses(

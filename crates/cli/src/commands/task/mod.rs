@@ -12,6 +12,10 @@ super::noun!(Task {
     /// Ends with 0 when the task is done; with 1 when planning has failed, when every subtask that is not merged is
     /// blocked by a failure, or when the task is deleted. A server that restarts is waited for.
     Watch(watch),
+    /// End what runs for a task; nothing of it starts by itself any more.
+    ///
+    /// What was in progress is blocked and can be tried again with `subtask retry` or `task retry-planning`.
+    Kill(kill),
     /// Plan a task again whose planning has failed.
     RetryPlanning(retry_planning),
     /// End the runs of a task and delete it with everything that belongs to it.
