@@ -6,6 +6,7 @@
 
 mod agent;
 mod attempt;
+mod leases;
 mod services;
 mod workspace;
 
@@ -81,6 +82,9 @@ pub struct ExecutorSettings {
     pub shutdown_seconds: u64,
     /// Seconds between two looks at the queue and the pools, in case a hint was lost.
     pub poll_seconds: u64,
+    /// Seconds without a sign of life after which the other servers of a database take a server for dead and put its
+    /// runs back on the queue.
+    pub lease_seconds: u64,
 }
 
 impl Default for ExecutorSettings {
@@ -91,6 +95,7 @@ impl Default for ExecutorSettings {
             kill_grace_seconds: 5,
             shutdown_seconds: 30,
             poll_seconds: 30,
+            lease_seconds: 60,
         }
     }
 }
@@ -113,8 +118,8 @@ pub struct Executor {
     settings: ExecutorSettings,
     agents: Option<AgentServices>,
     slots: Arc<Semaphore>,
-    /// Runs that are executed here, with the token that ends each.
-    active: Arc<Mutex<HashMap<RunId, CancellationToken>>>,
+    /// Attempts at runs that are executed here, with the token that ends each.
+    active: Arc<Mutex<HashMap<(RunId, u32), CancellationToken>>>,
     freed: Arc<Notify>,
     tasks: TaskTracker,
     /// Set when the server stops and runs are to be put back.
@@ -147,6 +152,8 @@ impl Executor {
     /// there are adopted, the others are put back on the queue. Ends sandboxes that nobody holds.
     pub async fn recover(&self) -> Result<()> {
         let store = self.control.store();
+        // Before anything else, so that no other server takes them over meanwhile.
+        self.heartbeat().await?;
         let mut keep = BTreeSet::new();
         let mut adopted = Vec::new();
         for run in store.running(self.control.parts.server_id).await? {
@@ -190,12 +197,16 @@ impl Executor {
         let longest = HEARTBEAT.min(Duration::from_secs(self.settings.poll_seconds.max(1)));
         let mut hints = self.control.store().hints();
         let mut due = Due::at_once();
+        let mut beaten = self.control.now();
         while !stop.is_cancelled() {
             let now = Instant::now();
             if due.heartbeat <= now {
                 due.heartbeat = now + HEARTBEAT / 2;
-                if let Err(error) = self.heartbeat().await {
-                    tracing::warn!(%error, "it cannot be said that this server lives; it is tried again");
+                match self.look_after_leases(beaten).await {
+                    Ok(at) => beaten = at,
+                    Err(error) => {
+                        tracing::warn!(%error, "the leases cannot be looked after; it is tried again");
+                    }
                 }
             }
             if due.claim <= now {
@@ -228,16 +239,19 @@ impl Executor {
         }
         self.tasks.close();
         let limit = Duration::from_secs(self.settings.shutdown_seconds);
+        tokio::select! {
+            () = self.finish_all(limit) => {}
+            () = self.stay_alive() => {}
+        }
+    }
+
+    /// Waits for what is under way, and puts back what does not end in time.
+    async fn finish_all(&self, limit: Duration) {
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
             tracing::info!("runs that are still under way are put back on the queue");
             self.abandon.cancel();
             self.tasks.wait().await;
         }
-    }
-
-    async fn heartbeat(&self) -> Result<()> {
-        let server = self.control.parts.server_id;
-        Ok(self.control.store().heartbeat(server, self.control.now()).await?)
     }
 
     /// Claims runs for free slots, pool by pool. Returns when the next delayed run comes due.
@@ -302,14 +316,14 @@ impl Executor {
             .cancel_requests(self.control.parts.server_id)
             .await?
         {
-            if let Some(token) = self.lock().get(&id) {
+            for (_, token) in self.lock().iter().filter(|((run, _), _)| *run == id) {
                 token.cancel();
             }
         }
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RunId, CancellationToken>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(RunId, u32), CancellationToken>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -319,13 +333,13 @@ impl Executor {
         if run.cancel_requested {
             cancel.cancel();
         }
-        self.lock().insert(run.submitted.id, cancel.clone());
+        let key = (run.submitted.id, run.attempt);
+        self.lock().insert(key, cancel.clone());
         self.tasks.spawn(async move {
-            let id = run.submitted.id;
             if let Err(error) = executor.execute(&run, pool, sandbox, &cancel).await {
-                tracing::error!(%error, run.id = %id, "the end of a run could not be written; it is taken up again at the next start");
+                tracing::error!(%error, run.id = %key.0, "the end of a run could not be written; it is taken up again at the next start");
             }
-            executor.lock().remove(&id);
+            executor.lock().remove(&key);
             drop(permit);
             executor.freed.notify_one();
         });
@@ -400,7 +414,7 @@ impl Executor {
         Ok(())
     }
 
-    async fn put_back(&self, run: &Run, reason: String, counts: bool) -> Result<()> {
+    fn requeued(&self, run: &Run, reason: String, counts: bool) -> RequeueRun {
         tracing::warn!(run.id = %run.submitted.id, run.attempt, reason, "a run is put back on the queue");
         let now = self.control.now();
         let wait = self
@@ -411,14 +425,18 @@ impl Executor {
             .delay(run.attempt.min(10), 0.0)
             .min(Duration::from_secs(10));
         let stopping = self.abandon.is_cancelled();
-        let requeue = RequeueRun {
+        RequeueRun {
             id: run.submitted.id,
             attempt: run.attempt,
             reason,
             not_before: (!stopping).then(|| now.plus(wait)),
             at: now,
             counts,
-        };
+        }
+    }
+
+    async fn put_back(&self, run: &Run, reason: String, counts: bool) -> Result<()> {
+        let requeue = self.requeued(run, reason, counts);
         let mut wait = FIRST_WAIT;
         let state = loop {
             match self.control.store().requeue(vec![requeue.clone()]).await {

@@ -137,6 +137,14 @@ impl Control {
             .map_err(|error| ControlError::Unavailable(format!("the log of {id} cannot be read: {error}")))
     }
 
+    /// Where the log of a run is, or the rest of it, if not on this server: a sentence for people.
+    pub fn log_elsewhere(&self, run: &Run) -> Option<String> {
+        let server = run.server_id.filter(|id| *id != self.parts.server_id)?;
+        Some(format!(
+            "it was taken up by another server, {server}, and what it writes is in the log there"
+        ))
+    }
+
     /// Why a run is where it is.
     pub async fn explain_run(&self, caller: &Caller, id: RunId) -> Result<RunExplanation> {
         let run = self.run(caller, id).await?;

@@ -281,32 +281,8 @@ impl Control {
     /// more. `keep` are the sandboxes of runs that are adopted. What a driver cannot do at present is left to the rounds
     /// over the pools and to the next start, so that one that is broken does not keep the server from starting.
     pub async fn reconcile_sandboxes(&self, keep: &BTreeSet<SandboxId>) -> Result<usize> {
-        let mine = Filter::<Sandbox>::by("server_id", self.parts.server_id).and(
-            "status",
-            Op::Ne,
-            SandboxStatus::Destroyed,
-        );
-        let records = self.parts.store.list(mine).await?;
-        let known: BTreeSet<SandboxId> = records.iter().map(|s| s.id).collect();
-        let mut ended = 0;
-        for driver in self.parts.drivers.values() {
-            let found = match driver.list().await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::warn!(%error, "sandboxes without a record cannot be looked for; the next start does it");
-                    continue;
-                }
-            };
-            for id in found.into_iter().filter(|id| !known.contains(id)) {
-                match driver.remove(id, GRACE).await {
-                    Ok(()) => ended += 1,
-                    Err(error) => {
-                        tracing::warn!(%error, sandbox.id = %id, "a sandbox without a record is not removed; the next start does it");
-                    }
-                }
-            }
-        }
-        for sandbox in records {
+        let mut ended = self.remove_unrecorded().await?;
+        for sandbox in self.parts.store.list(self.own_sandboxes()).await? {
             let held = sandbox.status == SandboxStatus::Running && !sandbox.for_run;
             let useful = held || sandbox.status == SandboxStatus::Warm || keep.contains(&sandbox.id);
             let guest = match self.guest(&sandbox) {
@@ -324,6 +300,53 @@ impl Control {
         Ok(ended)
     }
 
+    /// Removes what the drivers of this server have and no record of it names.
+    pub(crate) async fn remove_unrecorded(&self) -> Result<usize> {
+        let mut ended = 0;
+        for driver in self.parts.drivers.values() {
+            let found = match driver.list().await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "sandboxes without a record cannot be looked for; the next start does it");
+                    continue;
+                }
+            };
+            // After the things: the record of each comes before it.
+            let records = self.parts.store.list(self.own_sandboxes()).await?;
+            let known: BTreeSet<SandboxId> = records.iter().map(|s| s.id).collect();
+            for id in found.into_iter().filter(|id| !known.contains(id)) {
+                match driver.remove(id, GRACE).await {
+                    Ok(()) => ended += 1,
+                    Err(error) => {
+                        tracing::warn!(%error, sandbox.id = %id, "a sandbox without a record is not removed; the next start does it");
+                    }
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Takes a sandbox off the books whose server is gone, and with it the way to remove it.
+    pub(crate) async fn forget(&self, id: SandboxId, reason: &str) -> Result<()> {
+        retry_on_conflict!({
+            match self.parts.store.get::<Sandbox, _>(id).await? {
+                Some(mut gone) if gone.status != SandboxStatus::Destroyed => {
+                    if gone.status != SandboxStatus::Destroying {
+                        gone.transition(SandboxStatus::Destroying)?;
+                    }
+                    gone.transition(SandboxStatus::Destroyed)?;
+                    gone.reason = Some(reason.to_owned());
+                    self.commit(vec![Change::update(&gone)]).await
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn own_sandboxes(&self) -> Filter<Sandbox> {
+        Filter::by("server_id", self.parts.server_id).and("status", Op::Ne, SandboxStatus::Destroyed)
+    }
+
     /// [`Self::destroy`], where a failure must not keep others from ending: it is tried again by the rounds.
     async fn destroyed(&self, sandbox: &Sandbox, reason: &str) -> bool {
         let done = self.destroy(sandbox.id, reason).await;
@@ -335,14 +358,9 @@ impl Control {
 
     /// Ends all sandboxes of this server: nothing of it is left after a graceful stop.
     pub async fn end_sandboxes(&self) -> Result<()> {
-        let mine = Filter::<Sandbox>::by("server_id", self.parts.server_id).and(
-            "status",
-            Op::Ne,
-            SandboxStatus::Destroyed,
-        );
         // Each is given time to end by itself, which all can have at once.
         let mut ends = JoinSet::new();
-        for sandbox in self.parts.store.list(mine).await? {
+        for sandbox in self.parts.store.list(self.own_sandboxes()).await? {
             let control = self.clone();
             ends.spawn(async move { control.destroyed(&sandbox, "the server was stopped").await });
         }
