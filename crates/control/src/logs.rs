@@ -9,6 +9,7 @@ use ostler_domain::{RunId, Timestamp};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -69,7 +70,10 @@ pub struct LogStore {
 impl LogStore {
     /// Logs in `dir`, which is made; the output of one run is kept up to `max_bytes`.
     pub fn open(dir: PathBuf, max_bytes: u64) -> io::Result<Self> {
-        std::fs::create_dir_all(&dir)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)?;
         Ok(Self {
             dir,
             max_bytes,
@@ -167,9 +171,14 @@ impl LogWriter {
             let _ = self.write(attempt, 0, at, LogStream::Ostler, said.as_bytes());
             return;
         }
-        if let Err(error) = self.write(attempt, exec_seq, at, stream, bytes) {
-            tracing::error!(%error, run.id = %self.run, "a run's log cannot be written");
-            self.full = Some(format!("the log could not be written on: {error}"));
+        // A guest that is not ours may send pieces that no reader would believe.
+        let (first, rest) = bytes.split_at(bytes.len().min(MAX_RECORD));
+        for part in std::iter::once(first).chain(rest.chunks(MAX_RECORD)) {
+            if let Err(error) = self.write(attempt, exec_seq, at, stream, part) {
+                tracing::error!(%error, run.id = %self.run, "a run's log cannot be written");
+                self.full = Some(format!("the log could not be written on: {error}"));
+                return;
+            }
         }
     }
 
@@ -178,8 +187,9 @@ impl LogWriter {
         self.exec = (attempt, exec_seq);
     }
 
-    /// Appends a sentence of Ostler's own.
+    /// Appends a sentence of Ostler's own, cut to what a record can hold.
     pub fn say(&mut self, attempt: u32, at: Timestamp, text: &str) {
+        let text = &text[..text.floor_char_boundary(MAX_RECORD - 1)];
         if self.full.is_none()
             && let Err(error) = self.write(attempt, 0, at, LogStream::Ostler, format!("{text}\n").as_bytes())
         {
@@ -392,6 +402,34 @@ mod tests {
         assert_eq!(
             records.iter().filter(|r| r.stream == LogStream::Ostler).count(),
             1
+        );
+    }
+
+    #[test]
+    fn a_hostile_guests_huge_piece_does_not_hide_what_follows() {
+        let (_dir, store) = store(16 << 20);
+        let run = RunId::new();
+        let mut writer = store.writer(run).unwrap();
+        writer.append(1, 1, Timestamp(1), LogStream::Stdout, &vec![b'x'; 3 << 20]);
+        writer.append(1, 2, Timestamp(1), LogStream::Stdout, b"evidence");
+        writer.say(1, Timestamp(1), &"y".repeat(3 << 20));
+        writer.append(1, 3, Timestamp(1), LogStream::Stdout, b"last");
+        drop(writer);
+        assert_eq!(store.writer(run).unwrap().last_exec_seq(1), 3);
+        let mut reader = store.reader(run).unwrap().unwrap();
+        let mut all = Vec::new();
+        loop {
+            let batch = reader.next_batch().unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            all.extend(batch.into_iter().flat_map(|record| record.bytes));
+        }
+        let text = String::from_utf8(all).unwrap();
+        assert!(
+            text.contains("evidence") && text.ends_with("last"),
+            "{}",
+            text.len()
         );
     }
 

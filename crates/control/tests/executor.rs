@@ -10,7 +10,7 @@ use ostler_domain::{
     CommandSpec, DriverKind, Requirements, Run, RunId, RunStatus, SandboxStatus, SandboxTemplate, ServerId,
     SystemClock,
 };
-use ostler_driver_sim::{Often, SimControl, SimDriver};
+use ostler_driver_sim::{Often, Program, SimControl, SimDriver};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
 use ostler_sandbox::Driver;
@@ -288,5 +288,36 @@ async fn pools_are_filled_and_claims_take_from_them() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(control.fill_pools().await.unwrap(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_holds_only_so_many_connections_to_the_server() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new();
+    world.sim.program(
+        "flood",
+        Program::new(|mut invocation| async move {
+            let mut held = Vec::new();
+            // One more than are taken at once, and than fit in between.
+            while let Ok(mut stream) =
+                tokio::time::timeout(Duration::from_secs(2), invocation.connect("control")).await
+            {
+                let asked = stream.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await;
+                let answer = tokio::time::timeout(Duration::from_secs(2), stream.read_u8()).await;
+                if asked.is_err() || !matches!(answer, Ok(Ok(_))) || held.len() == 400 {
+                    break;
+                }
+                held.push(stream);
+            }
+            invocation.stdout(held.len().to_string()).await;
+            0
+        }),
+    );
+    let server = world.start().await;
+    let id = server.submit(&["flood"], None).await;
+    assert_eq!(server.ended(id).await.status, RunStatus::Succeeded);
+    let held: usize = server.stdout(id).await.parse().unwrap();
+    assert!((16..=128).contains(&held), "{held} connections are held at once");
     server.stop().await;
 }

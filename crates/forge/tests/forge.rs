@@ -7,9 +7,9 @@
 
 mod common;
 
-use common::{Bench, commit, leftovers, sh};
+use common::{Bench, commit, leftovers, options, sh};
 use ostler_domain::SubtaskId;
-use ostler_forge::{ForgeError, MergeOutcome, PublishOutcome, SyncOutcome, UpdateOutcome};
+use ostler_forge::{ForgeError, ForgeOptions, MergeOutcome, PublishOutcome, SyncOutcome, UpdateOutcome};
 
 #[tokio::test]
 async fn clones_once_and_again_without_leftovers() {
@@ -717,4 +717,62 @@ async fn lock_files_of_a_lost_machine_are_swept() {
         .await
         .unwrap();
     assert!(worktree.join("a").exists());
+}
+
+#[tokio::test]
+async fn a_small_bundle_with_a_huge_tree_is_refused() {
+    let bench = Bench::with(ForgeOptions {
+        max_tree_bytes: 1 << 20,
+        ..options()
+    });
+    let repository = bench.cloned().await;
+    let subtask = SubtaskId::new();
+    repository.worktree_add(subtask, "iv-1", "main").await.unwrap();
+    let before = repository.head_of("iv-1").await.unwrap();
+    let out = bench
+        .in_sandbox(&repository, "iv-1", |w| {
+            // One object of 64 KiB that packs to nothing, seen a hundred times.
+            for i in 0..100 {
+                std::fs::write(w.join(format!("f{i}")), vec![b'0'; 64 << 10]).unwrap();
+            }
+            sh(w, &["add", "-A"]);
+            sh(w, &["commit", "-q", "-m", "bomb"]);
+        })
+        .await;
+    assert!(std::fs::metadata(&out).unwrap().len() < 64 << 10);
+    let error = repository
+        .bundle_import(subtask, "iv-1", "main", &out)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ForgeError::TooLarge { .. }), "{error}");
+    assert_eq!(repository.head_of("iv-1").await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn many_prerequisites_do_not_hold_the_repository_up() {
+    let bench = Bench::new();
+    let repository = bench.cloned().await;
+    let subtask = SubtaskId::new();
+    repository.worktree_add(subtask, "iv-1", "main").await.unwrap();
+    let good = bench
+        .in_sandbox(&repository, "iv-1", |w| drop(commit(w, "a", "a", "work")))
+        .await;
+    let bytes = std::fs::read(&good).unwrap();
+    let first = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
+    let known = repository.head_of("main").await.unwrap().unwrap();
+    let lines = format!("-{known} x\n").repeat(10_000);
+    let hostile = [&bytes[..first], lines.as_bytes(), &bytes[first..]].concat();
+    std::fs::write(&good, hostile).unwrap();
+    let import = repository.bundle_import(subtask, "iv-1", "main", &good);
+    let taken = tokio::time::timeout(std::time::Duration::from_secs(10), import).await;
+    taken.expect("in time").unwrap();
+
+    let lines = format!("-{} x\n", "1".repeat(40));
+    let hostile = [&bytes[..first], lines.as_bytes(), &bytes[first..]].concat();
+    std::fs::write(&good, hostile).unwrap();
+    let error = repository
+        .bundle_import(subtask, "iv-1", "main", &good)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("1111"), "{error}");
 }

@@ -135,7 +135,7 @@ impl Gateway {
             .as_ref()
             .ok_or(Failure::NoCredential(upstream))?;
         let url = connection.target.url(&head.uri).ok_or(Failure::BadPath)?;
-        let headers = headers::to_upstream(&head.headers, upstream, credential)
+        let mut headers = headers::to_upstream(&head.headers, upstream, credential)
             .ok_or(Failure::NoCredential(upstream))?;
         let length = head
             .headers
@@ -147,12 +147,14 @@ impl Gateway {
         let metered = upstream.is_metered(path);
 
         let exceeded = Arc::new(AtomicBool::new(false));
-        let mut call = connection
-            .client
-            .request(head.method.clone(), url)
-            .headers(headers);
-        // A body that is empty by its kind must not become a chunked one.
-        if head.method != http::Method::GET {
+        // A body that is empty by its kind must not become a chunked one. Its length goes, too: the upstream would take
+        // the next request on the connection, which may be that of another run, for the body.
+        let has_body = head.method != http::Method::GET;
+        if !has_body {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        let mut call = connection.client.request(head.method, url).headers(headers);
+        if has_body {
             let body = limited(body, self.max_body, Arc::clone(&exceeded));
             call = call.body(reqwest::Body::wrap_stream(body));
         }

@@ -87,7 +87,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     let executor =
         Executor::new(control.clone(), settings.executor.clone()).with_agents(agents(&settings, data)?);
     executor.recover().await?;
-    let executing = tokio::spawn(executor.run(stop.clone()));
+    let executing = tokio::spawn(executor.clone().run(stop.clone()));
     let filling = tokio::spawn(fill(
         control.clone(),
         Duration::from_secs(settings.executor.poll_seconds.max(1)),
@@ -95,6 +95,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     ));
     let settling = tokio::spawn(settle(
         control.clone(),
+        executor,
         Duration::from_secs(settings.work.sync_seconds.max(1)),
         stop.clone(),
     ));
@@ -145,12 +146,13 @@ async fn reconcile<E: Display>(control: &Control, name: &str, round: impl Future
 }
 
 /// Lets work go on: at once when runs have ended, and at a period for what a lost hint missed.
-async fn settle(control: Control, period: Duration, stop: CancellationToken) {
+async fn settle(control: Control, executor: Executor, period: Duration, stop: CancellationToken) {
     let mut hints = control.store().hints();
     loop {
         let round = async {
             reconcile(&control, "work", control.settle_all()).await;
             reconcile(&control, "worktrees", control.expire_worktrees()).await;
+            reconcile(&control, "sessions", executor.expire_sessions()).await;
         };
         tokio::select! {
             () = round => {}
@@ -193,7 +195,11 @@ fn agents(settings: &Settings, data: &Path) -> anyhow::Result<AgentServices> {
         }
     });
     let sessions = data.join("sessions");
-    std::fs::create_dir_all(&sessions).with_context(|| format!("cannot make {}", sessions.display()))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&sessions)
+        .with_context(|| format!("cannot make {}", sessions.display()))?;
     Ok(AgentServices {
         gateway: Arc::new(gateway),
         token_key: token_key(data)?,

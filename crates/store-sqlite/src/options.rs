@@ -5,6 +5,7 @@ use ostler_store::StoreError;
 use rusqlite::{Connection, OpenFlags};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,13 @@ const PAGE: u64 = 4096;
 
 /// The one connection that writes. Creates the file.
 pub(crate) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, StoreError> {
+    // SQLite would make it readable by all; the files beside it get its permissions. One that is there is not opened,
+    // since closing it would drop the locks of other connections. Why it cannot be made SQLite says as well.
+    let _ = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open(path)?;
         prepare(&connection, options)?;
@@ -109,6 +117,7 @@ pub(crate) fn lock(path: &Path, options: &SqliteOptions) -> Result<Option<File>,
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&name)
         .map_err(|e| unavailable(format!("the lock file cannot be opened: {e}")))?;
     let deadline = Instant::now() + options.lock_wait;

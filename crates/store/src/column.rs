@@ -42,8 +42,10 @@ pub trait Column: Sized {
 
 impl Column for String {
     const TYPE: ColumnType = ColumnType::Text;
+    /// A zero byte, which PostgreSQL refuses in a text, becomes U+FFFD: what a program printed must not keep the end of
+    /// its run from being written down.
     fn to_value(&self) -> Value {
-        Value::Text(self.clone())
+        Value::Text(self.replace('\0', "\u{fffd}"))
     }
     fn from_value(value: Value) -> Result<Self, String> {
         match value {

@@ -25,6 +25,9 @@ use tokio::task::JoinSet;
 
 /// Largest call of a tool, in bytes; the program in the sandbox reads at most 10 MiB of input.
 const MAX_CALL: usize = 16 << 20;
+/// Connections of one run that are served at once; the others wait at the guest. The guest takes some 200 calls at once,
+/// of which others than these must stay possible.
+const MAX_CONNECTIONS: usize = 100;
 /// Pause after the guest could not be asked for connections.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The header with which a tool names its call, so that it can be repeated.
@@ -74,7 +77,7 @@ impl Services {
             if let Ok(mut incoming) = this.guest.accept().await {
                 loop {
                     tokio::select! {
-                        next = incoming.message() => match next {
+                        next = incoming.message(), if connections.len() < MAX_CONNECTIONS => match next {
                             Ok(Some(next)) => {
                                 let this = Arc::clone(&this);
                                 connections.spawn(async move { this.connection(next.connection_id, next.listener).await });

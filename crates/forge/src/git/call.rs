@@ -260,6 +260,8 @@ impl<'a> Call<'a> {
             .env("GIT_LITERAL_PATHSPECS", "1")
             .env("GIT_NO_REPLACE_OBJECTS", "1")
             .env("GIT_OPTIONAL_LOCKS", "0")
+            // A delta of a few bytes can stand for more than the machine's memory; files larger than this are streamed.
+            .env("GIT_ALLOC_LIMIT", "2g")
             .env("LC_ALL", "C");
         for setting in CONFIGURATION {
             command.arg("-c").arg(setting);

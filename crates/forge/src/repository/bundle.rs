@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Headers of bundles are some lines per reference; more than this is no bundle of a workspace.
 const MAX_HEADER: u64 = 4 << 20;
 
+/// Bytes of a list of all files of a branch, about a hundred per file.
+const MAX_LISTING: usize = 256 << 20;
+
 /// A bundle file, removed when this value is dropped.
 #[derive(Debug)]
 pub struct Bundle {
@@ -109,12 +112,18 @@ impl Repository {
             .ok_or_else(|| bad(format!("it does not contain the branch {branch}")))?;
         let _lock = self.lock().await?;
         self.must_exist()?;
-        for commit in &header.prerequisites {
-            if self.resolve(commit).await?.is_none() {
-                return Err(bad(format!(
-                    "it builds on commit {commit}, which is not in the repository"
-                )));
-            }
+        // One call for all of them: a header can name a hundred thousand.
+        let answer = self
+            .git("cat-file")
+            .arg("--batch-check=%(objectname) %(objecttype)")
+            .input(header.prerequisites.join("\n"))
+            .text()
+            .await?;
+        if let Some(line) = answer.lines().find(|line| !line.ends_with(" commit")) {
+            let commit = line.split(' ').next().unwrap_or_default();
+            return Err(bad(format!(
+                "it builds on commit {commit}, which is not in the repository"
+            )));
         }
         let explain = |error| match error {
             ForgeError::GitFailed { stderr, .. } => bad(stderr),
@@ -125,6 +134,7 @@ impl Repository {
             .arg("--fix-thin")
             .arg("--strict")
             .arg(format!("--max-input-size={limit}"))
+            .configure("core.bigFileThreshold=32m")
             .input_file(pack)
             .run()
             .await
@@ -144,6 +154,7 @@ impl Repository {
             .run()
             .await
             .map_err(explain)?;
+        self.check_size(&head).await?;
         let mut transaction = Transaction::default();
         transaction.force(&reference, &head);
         self.update(transaction).await?;
@@ -152,6 +163,40 @@ impl Repository {
             self.refresh_worktree(&worktree).await?;
         }
         Ok(head)
+    }
+
+    /// Refuses a commit whose files would fill the disk. A few bytes of a pack can be files without number.
+    async fn check_size(&self, head: &str) -> Result<()> {
+        let limit = self.shared.options.max_tree_bytes;
+        let listing = self
+            .git("ls-tree")
+            .arg("-r")
+            .arg("--full-tree")
+            .arg("-z")
+            .arg("-l")
+            .value(head)
+            .at_most(MAX_LISTING)
+            .run()
+            .await?;
+        if listing.truncated {
+            return Err(bad("its branch has millions of files".to_owned()));
+        }
+        // Mode, type, object and size, then a tab and the path; what is no file has a dash for its size.
+        let size = |entry: &[u8]| {
+            let head = entry.split(|byte| *byte == b'\t').next()?;
+            let last = std::str::from_utf8(head).ok()?.split(' ').next_back()?;
+            last.parse::<u64>().ok()
+        };
+        let entries = listing.stdout.split(|byte| *byte == 0);
+        let actual = entries.filter_map(size).fold(0, u64::saturating_add);
+        if actual > limit {
+            return Err(ForgeError::TooLarge {
+                what: "the branch with all its files".to_owned(),
+                limit,
+                actual,
+            });
+        }
+        Ok(())
     }
 }
 

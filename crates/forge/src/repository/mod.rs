@@ -54,6 +54,8 @@ pub struct ForgeOptions {
     pub lock_timeout: Duration,
     /// Largest bundle that is taken from a sandbox, in bytes.
     pub max_bundle_bytes: u64,
+    /// Largest size of all files of a branch that a sandbox gives back, in bytes: a small bundle can hold a huge tree.
+    pub max_tree_bytes: u64,
     /// Largest file that [`Repository::file_at`] reads, in bytes.
     pub max_file_bytes: u64,
     /// Whether a merge makes a merge commit or one squashed commit.
@@ -66,6 +68,7 @@ impl Default for ForgeOptions {
             retry_delays: [1, 2, 4].map(Duration::from_secs).into(),
             lock_timeout: Duration::from_secs(120),
             max_bundle_bytes: 2 << 30,
+            max_tree_bytes: 16 << 30,
             max_file_bytes: 1 << 20,
             strategy: MergeStrategy::MergeCommit,
         }

@@ -37,6 +37,7 @@ macro_rules! conformance_tests {
     ($factory:path) => {
         $crate::conformance_tests! { @cases $factory:
             records_round_trip,
+            zero_bytes_are_replaced,
             stale_updates_conflict,
             duplicates_name_table_and_columns,
             references_must_exist,

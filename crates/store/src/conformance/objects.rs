@@ -115,6 +115,19 @@ pub async fn records_round_trip(store: Arc<dyn Store>) {
     }
 }
 
+/// A zero byte, which programs print and PostgreSQL has no text for, keeps nothing from being stored.
+pub async fn zero_bytes_are_replaced(store: Arc<dyn Store>) {
+    let owner = some_tenant(&*store).await;
+    let mut row = project(owner);
+    row.name = "a\0b".into();
+    store.commit(vec![Change::insert(&row)]).await.unwrap();
+    let found = store
+        .first(Filter::<d::Project>::by("name", row.name.clone()))
+        .await
+        .unwrap();
+    assert_eq!(found.unwrap().name, "a\u{fffd}b");
+}
+
 /// An update with another version than the stored one changes nothing.
 pub async fn stale_updates_conflict(store: Arc<dyn Store>) {
     let owner = some_tenant(&*store).await;
