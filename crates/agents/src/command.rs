@@ -40,7 +40,7 @@ impl AgentKind for CommandAgent {
     }
 
     fn install_hint(&self) -> &'static str {
-        "set `agents.command.argv` to a program that reads the prompt on its standard input"
+        "set `command_argv` in `[agents]` to a program that reads the prompt on its standard input"
     }
 
     fn instruction_file(&self) -> Option<&'static str> {
@@ -168,7 +168,7 @@ mod tests {
             .command(&invocation)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("agents.command.argv"), "{error}");
+        assert!(error.contains("command_argv"), "{error}");
     }
 
     #[test]
