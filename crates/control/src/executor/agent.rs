@@ -2,18 +2,21 @@
 
 use super::attempt::{Attempt, Ended, Interrupt};
 use super::services::run_token;
+use super::{AgentServices, Executor};
 use crate::ControlError;
-use crate::conflict::retry_on_conflict;
+use crate::conflict::{is_lost_race, retry_on_conflict};
 use ostler_agents::{AgentExit, AgentInvocation, AgentKind, AgentReport, ApiAccess, ModelApi};
 use ostler_domain::{AgentSpec, RunKind, RunOutcome, RunStatus, Subtask, Usage};
 use ostler_gateway::Upstream;
-use ostler_store::{AgentSession, Change, Filter, StoreExt};
+use ostler_store::{AgentSession, Change, Filter, Op, StoreExt};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Largest archive of a session that is kept, in bytes; a longer conversation begins anew.
 const MAX_SESSION: u64 = 256 << 20;
+/// How long a session is kept after its end: an attempt that was to resume it may still wait for its sandbox.
+const UNUSED: Duration = Duration::from_secs(3600);
 
 impl Attempt<'_> {
     /// Runs the agent to its end.
@@ -181,7 +184,7 @@ impl Attempt<'_> {
 
     fn archive(&self) -> Option<PathBuf> {
         let agents = self.executor.agents.as_ref()?;
-        Some(agents.sessions.join(format!("{}.tar", self.subject()?)))
+        Some(archive(agents, &self.subject()?))
     }
 
     /// Brings the conversation that is to be resumed into the sandbox.
@@ -272,6 +275,32 @@ impl Attempt<'_> {
             tracing::warn!(%error, "an agent's lost session is still noted");
         }
     }
+}
+
+impl Executor {
+    /// Removes the sessions that no attempt resumes any more. Returns how many.
+    pub async fn expire_sessions(&self) -> Result<usize, ControlError> {
+        let Some(agents) = &self.agents else { return Ok(0) };
+        let before = self.control.now().minus(UNUSED);
+        let unused = Filter::<AgentSession>::all().and("expires_at", Op::Le, before);
+        let mut removed = 0;
+        for session in self.control.store().list(unused).await? {
+            match self.control.commit(vec![Change::delete(&session)]).await {
+                Ok(()) => {}
+                // It was used after all.
+                Err(error) if is_lost_race(&error) => continue,
+                Err(error) => return Err(error),
+            }
+            // A session of another server has no file here.
+            let _ = tokio::fs::remove_file(archive(agents, &session.subject)).await;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}
+
+fn archive(agents: &AgentServices, subject: &str) -> PathBuf {
+    agents.sessions.join(format!("{subject}.tar"))
 }
 
 fn lost(error: impl std::fmt::Display) -> Interrupt {

@@ -1,8 +1,11 @@
 //! Workers that do not do what they should.
 
 use crate::world::{ONE_CHECK, World, git, me, status};
+use ostler_control::{AgentServices, Executor, ExecutorSettings};
 use ostler_domain::{BlockedReason, RunKind, RunStatus, Subtask, SubtaskStatus, TaskStatus};
+use ostler_gateway::{Gateway, GatewaySettings};
 use ostler_store::{Change, Store};
+use std::sync::Arc;
 
 fn prompt(run: &ostler_domain::Run) -> &str {
     &run.submitted.spec.agent.as_ref().unwrap().prompt
@@ -297,6 +300,24 @@ async fn a_session_is_taken_up_as_long_as_it_lives() {
     let agent = run.submitted.spec.agent.as_ref().unwrap();
     assert_eq!(agent.resume, None);
     assert!(agent.prompt.contains("Write alpha."), "{}", agent.prompt);
+
+    // Some time later nothing of it is left.
+    let sessions = world.dir.path().join("sessions");
+    std::fs::create_dir(&sessions).unwrap();
+    let archive = sessions.join(format!("{}.tar", subtask.id));
+    std::fs::write(&archive, "a conversation").unwrap();
+    let (records, _calls) = tokio::sync::mpsc::channel(1);
+    let executor =
+        Executor::new(world.control.clone(), ExecutorSettings::default()).with_agents(AgentServices {
+            gateway: Arc::new(Gateway::new(&GatewaySettings::default(), records).unwrap()),
+            token_key: [0; 32],
+            sessions,
+        });
+    assert_eq!(executor.expire_sessions().await.unwrap(), 0);
+    world.later(3601);
+    assert_eq!(executor.expire_sessions().await.unwrap(), 1);
+    assert!(!archive.exists());
+    assert_eq!(executor.expire_sessions().await.unwrap(), 0);
 }
 
 #[tokio::test]
