@@ -2,15 +2,16 @@
 
 use crate::context::Session;
 use crate::error::{CliError, Result};
-use crate::table::one_line;
+use crate::table::{for_terminal, one_line, plain};
 use base64::Engine;
 use ostler_client::{Followed, LogItem};
 use ostler_contracts::LogLine;
 use ostler_domain::{RunId, RunStatus};
+use std::io::{self, IsTerminal};
 
 impl Session {
-    /// The program's output to standard output and error, byte by byte as it was written; what Ostler says to standard
-    /// error.
+    /// The program's output to standard output and error, byte by byte as it was written, but to a terminal without what
+    /// could command it; what Ostler says to standard error.
     pub(crate) fn write_log(&self, line: &LogLine) -> Result<()> {
         let decoded;
         let bytes = if line.base64 {
@@ -24,11 +25,15 @@ impl Session {
             line.text.as_bytes()
         };
         match line.stream.as_str() {
+            "stdout" if io::stdout().is_terminal() => return self.out.bytes(&for_terminal(bytes)),
             "stdout" => return self.out.bytes(bytes),
+            "stderr" if io::stderr().is_terminal() => self.out.error_bytes(&for_terminal(bytes)),
             "stderr" => self.out.error_bytes(bytes),
-            _ => self
-                .out
-                .note(&format!("ostler: {}", String::from_utf8_lossy(bytes).trim_end())),
+            // It may repeat what the program said.
+            _ => {
+                let said = String::from_utf8_lossy(bytes);
+                self.out.note(&format!("ostler: {}", plain(said.trim_end())));
+            }
         }
         Ok(())
     }

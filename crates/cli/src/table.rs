@@ -136,6 +136,36 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
+/// What a program wrote, without the control sequences by which it could change the terminal's title or clipboard, hide
+/// lines or have it type: of these only colours stay.
+pub(crate) fn for_terminal(bytes: &[u8]) -> Vec<u8> {
+    const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&first, after)) = rest.split_first() {
+        let colour = match rest {
+            [0x1b, b'[', sequence @ ..] => {
+                let end = sequence
+                    .iter()
+                    .position(|b| !matches!(b, b'0'..=b'9' | b';' | b':'));
+                end.filter(|&end| sequence[end] == b'm').map(|end| end + 3)
+            }
+            _ => None,
+        };
+        let (kept, taken) = match (first, after) {
+            (0x1b, _) if colour.is_some() => (None, colour.unwrap_or(1)),
+            (b'\n' | b'\t' | b'\r', _) => (None, 1),
+            (0..0x20 | 0x7f, _) => (Some(REPLACEMENT), 1),
+            // The control characters above ASCII, which some terminals obey as well.
+            (0xc2, [0x80..0xa0, ..]) => (Some(REPLACEMENT), 2),
+            _ => (None, 1),
+        };
+        out.extend_from_slice(kept.unwrap_or(&rest[..taken]));
+        rest = &rest[taken..];
+    }
+    out
+}
+
 fn visible(c: char) -> char {
     if c.is_control() { '\u{fffd}' } else { c }
 }
@@ -179,6 +209,27 @@ mod tests {
             wanted.lines().nth(1),
             "colours take no room"
         );
+    }
+
+    #[test]
+    fn programs_do_not_command_the_terminal() {
+        let shown = |text: &str| String::from_utf8(for_terminal(text.as_bytes())).unwrap();
+        let fine = "\x1b[1;31mred\x1b[0m übung\r\n\tend";
+        assert_eq!(shown(fine), fine);
+        for bad in [
+            "\x1b]52;c;cm0gLXJm\x07",
+            "\x1b]0;title\x1b\\",
+            "\x1b[2J\x1b[H",
+            "\x1b[8m\x1b[6n",
+            "\u{9b}2J",
+            "\x08\x7f",
+            "\x1bc",
+            "\x1b[31",
+        ] {
+            let shown = shown(bad).replace("\x1b[8m", "");
+            assert!(!shown.contains(char::is_control), "{shown:?}");
+        }
+        assert_eq!(for_terminal(b"\xff\xc2"), b"\xff\xc2");
     }
 
     #[test]

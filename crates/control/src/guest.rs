@@ -30,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// For one piece of a file; a sandbox that takes longer has gone.
 const PIECE_LIMIT: Duration = Duration::from_secs(60);
+/// For a whole file.
+const TRANSFER: Duration = Duration::from_secs(600);
 /// Bytes of a piece of a file or of a connection.
 const PIECE: usize = 64 * 1024;
 
@@ -179,16 +181,38 @@ impl Guest {
             }
         };
         let mut client = self.0.clone();
-        let limit = PIECE_LIMIT * 10;
-        let call = within(limit, client.upload(ReceiverStream::new(receiver)));
+        let call = within(TRANSFER, client.upload(ReceiverStream::new(receiver)));
         let (sent, received) = tokio::join!(send, call);
         sent?;
         received.map(drop)
     }
 
     /// Copies a file out of the sandbox into a new one, or an archive of what is there of `members` below `path`.
-    /// More than `limit` bytes are refused.
+    /// More than `limit` bytes are refused, and so is a transfer that takes for ever: nothing else would end it.
     pub(crate) async fn download(
+        &self,
+        path: &str,
+        members: &[&str],
+        to: &Path,
+        limit: u64,
+    ) -> Result<u64, GuestError> {
+        self.download_within(TRANSFER, path, members, to, limit).await
+    }
+
+    async fn download_within(
+        &self,
+        patience: Duration,
+        path: &str,
+        members: &[&str],
+        to: &Path,
+        limit: u64,
+    ) -> Result<u64, GuestError> {
+        tokio::time::timeout(patience, self.download_all(path, members, to, limit))
+            .await
+            .map_err(|_| GuestError::Refused(format!("{path} was not copied within {patience:?}")))?
+    }
+
+    async fn download_all(
         &self,
         path: &str,
         members: &[&str],
@@ -286,5 +310,59 @@ async fn within<T>(
     match tokio::time::timeout(limit, call).await {
         Ok(reply) => Ok(reply?.into_inner()),
         Err(_) => Err(GuestError::Unreachable(format!("no answer within {limit:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use std::convert::Infallible;
+
+    /// A guest that answers every call with frames without end.
+    fn endless(frame: Bytes) -> Guest {
+        use hyper_util::rt::TokioExecutor;
+        let connector = tower::service_fn(move |_| {
+            let frame = frame.clone();
+            async move {
+                let (ours, theirs) = tokio::io::duplex(PIECE);
+                let answer = hyper::service::service_fn(move |_| {
+                    let frame = frame.clone();
+                    let frames = tokio_stream::StreamExt::throttle(
+                        tokio_stream::iter(std::iter::repeat_with(move || {
+                            Ok::<_, Infallible>(frame.clone())
+                        })),
+                        Duration::from_millis(5),
+                    );
+                    let body = axum::body::Body::from_stream(frames);
+                    let response = http::Response::builder().header("content-type", "application/grpc");
+                    async move { response.body(body) }
+                });
+                tokio::spawn(async move {
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(theirs), answer)
+                        .await
+                });
+                Ok::<_, io::Error>(TokioIo::new(ours))
+            }
+        });
+        Guest(GuestClient::new(
+            Endpoint::from_static("http://guest").connect_with_connector_lazy(connector),
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_download_that_never_ends_is_ended() {
+        // An empty frame: always something new, never more bytes.
+        let guest = endless(Bytes::from_static(&[0, 0, 0, 0, 0]));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let patience = Duration::from_millis(300);
+        let download = guest.download_within(patience, "/x", &[], &path, 1000);
+        let error = tokio::time::timeout(patience * 20, download)
+            .await
+            .expect("in time")
+            .unwrap_err();
+        assert!(error.to_string().contains("was not copied"), "{error}");
     }
 }

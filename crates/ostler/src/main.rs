@@ -155,7 +155,9 @@ fn complain(json: bool, code: Option<&str>, message: &str) {
     let text = if json {
         serde_json::json!({ "error": { "code": code, "message": message } }).to_string()
     } else {
-        format!("error: {message}")
+        // It may repeat what an agent wrote, which must not command the terminal.
+        let harmless = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+        format!("error: {}", message.chars().map(harmless).collect::<String>())
     };
     // Whoever has closed standard error does not want to know.
     let _ = writeln!(std::io::stderr(), "{text}");

@@ -193,7 +193,7 @@ async fn follow(
                     Ok(Ok(Some(event))) => event,
                 };
                 failures = 0;
-                *next = event.seq + 1;
+                *next = event.seq.saturating_add(1);
                 let (stream, bytes) = match event.event {
                     Some(exec_event::Event::Exited(exited)) => return Ok(exited),
                     Some(exec_event::Event::Stdout(bytes)) => (LogStream::Stdout, bytes),

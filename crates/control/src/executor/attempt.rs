@@ -4,7 +4,7 @@
 //! A step that the guest already knows is not started again but followed from where the log ends, so that taking up an
 //! attempt means to go through its steps once more.
 
-use super::services::Services;
+use super::services::{MAX_CALLS, Services};
 use super::{Executor, exec_id};
 use crate::guest::{Guest, GuestError};
 use crate::{LogStream, LogWriter};
@@ -14,6 +14,7 @@ use ostler_guest_protocol::v1::{ConfigureReply, Exited, StartRequest, exec_event
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -242,6 +243,7 @@ impl<'a> Attempt<'a> {
             guest: self.guest.clone(),
             run: self.run.clone(),
             agents: self.executor.agents.clone(),
+            tools: Semaphore::new(MAX_CALLS),
             api: agent.and_then(|agent| control.parts.kinds.get(&agent.kind).ok()?.model_api()),
         };
         AbortOnDropHandle::new(tokio::spawn(services.serve()))

@@ -21,10 +21,13 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Largest call of a tool, in bytes; the program in the sandbox reads at most 10 MiB of input.
 const MAX_CALL: usize = 16 << 20;
+/// Calls of tools of one run that are carried out at once.
+pub(super) const MAX_CALLS: usize = 4;
 /// Connections of one run that are served at once; the others wait at the guest. The guest takes some 200 calls at once,
 /// of which others than these must stay possible.
 const MAX_CONNECTIONS: usize = 100;
@@ -56,6 +59,8 @@ pub(super) struct Services {
     pub(super) run: Run,
     pub(super) agents: Option<AgentServices>,
     pub(super) api: Option<ModelApi>,
+    /// Calls of tools that may be read and carried out at once; each can be large.
+    pub(super) tools: Semaphore,
 }
 
 /// What a tool in the sandbox sends.
@@ -155,6 +160,9 @@ impl Services {
             .and_then(|value| value.to_str().ok())
             .filter(|id| id.len() <= 128)
             .map(str::to_owned);
+        let Ok(_turn) = self.tools.acquire().await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the run is ending");
+        };
         let body = match axum::body::to_bytes(request.into_body(), MAX_CALL).await {
             Ok(body) => body,
             Err(error) => return text(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),

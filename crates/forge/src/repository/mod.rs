@@ -41,6 +41,7 @@ use crate::scratch;
 use crate::source::Source;
 use ostler_domain::{Project, SubtaskId, TenantId};
 use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -282,9 +283,13 @@ impl Repository {
     }
 }
 
-/// The directory, made if needed, by its real path: git writes real paths, and they are compared.
+/// The directory, made for this user alone if needed, by its real path: git writes real paths, and they are compared.
 fn real_directory(path: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(path).doing("create", path)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .doing("create", path)?;
     path.canonicalize().doing("look at", path)
 }
 
