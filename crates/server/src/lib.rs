@@ -5,9 +5,11 @@
 
 mod auth;
 mod error;
+mod extract;
 mod limits;
 mod origin;
 mod rate;
+mod refusals;
 mod routes;
 mod state;
 

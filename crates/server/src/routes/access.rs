@@ -3,22 +3,18 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::{InBody, InPath};
+use crate::refusals::{BadRequest, Denied, NotFound};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use ostler_contracts::{CreateToken, CreatedToken, ErrorBody, Me, TokenView};
+use ostler_contracts::{CreateToken, CreatedToken, Me, TokenView};
 use ostler_domain::TokenId;
 use std::time::Duration;
 
 /// Who asks.
 #[utoipa::path(get, path = "/auth/me", tag = "access",
-    responses(
-        (status = 200, description = "Done", body = Me),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Me), Denied, NotFound)
 )]
 pub(super) async fn me(State(state): State<ServerState>, Auth(caller): Auth) -> ApiResult<Json<Me>> {
     Ok(Json(Me {
@@ -31,20 +27,13 @@ pub(super) async fn me(State(state): State<ServerState>, Auth(caller): Auth) -> 
 
 /// Creates an API token; its secret is shown only now.
 #[utoipa::path(post, path = "/tokens", tag = "access", request_body = CreateToken,
-    responses(
-        (status = 201, description = "Done", body = CreatedToken),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-    )
+    responses((status = 201, description = "Done", body = CreatedToken), Denied, BadRequest, NotFound)
 )]
 pub(super) async fn create_token(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    body: Result<Json<CreateToken>, JsonRejection>,
+    InBody(body): InBody<CreateToken>,
 ) -> ApiResult<(StatusCode, Json<CreatedToken>)> {
-    let Json(body) = body?;
     let expires = body
         .expires_in_days
         .map(|days| Duration::from_secs(u64::from(days) * 86_400));
@@ -63,12 +52,7 @@ pub(super) async fn create_token(
 
 /// The API tokens, newest first.
 #[utoipa::path(get, path = "/tokens", tag = "access",
-    responses(
-        (status = 200, description = "Done", body = Vec<TokenView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<TokenView>), Denied, NotFound)
 )]
 pub(super) async fn tokens(
     State(state): State<ServerState>,
@@ -80,19 +64,13 @@ pub(super) async fn tokens(
 
 /// Revokes an API token.
 #[utoipa::path(delete, path = "/tokens/{id}", tag = "access", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 204, description = "Done"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 204, description = "Done"), Denied, NotFound)
 )]
 pub(super) async fn revoke_token(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<TokenId>, PathRejection>,
+    InPath(id): InPath<TokenId>,
 ) -> ApiResult<StatusCode> {
-    let Path(id) = path?;
     state.control.revoke_token(&caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,10 +4,11 @@ use super::runs::text;
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::{InBody, InPath, InQuery};
+use crate::refusals::{BadRequest, Conflict, Denied, NotFound, Unavailable, Unprocessable};
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -44,20 +45,17 @@ pub(super) struct UploadQuery {
 #[utoipa::path(post, path = "/agents", tag = "agents", request_body = ProvisionAgent,
     responses(
         (status = 201, description = "Done", body = ProvisionReply),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
         (status = 422, description = "No pool satisfies the requirements; the message says of each why", body = ErrorBody),
         (status = 503, description = "The pool is full, or its sandboxes do not start", body = ErrorBody),
+        Denied, BadRequest,
     )
 )]
 pub(super) async fn provision(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    body: Result<Json<ProvisionAgent>, JsonRejection>,
+    InBody(body): InBody<ProvisionAgent>,
 ) -> ApiResult<(StatusCode, Json<ProvisionReply>)> {
     let start = Instant::now();
-    let Json(body) = body?;
     let new = NewAgent {
         department_id: body.department_id,
         pool: body.pool,
@@ -77,11 +75,7 @@ pub(super) async fn provision(
 
 /// The tenant's agents that are not gone, newest first.
 #[utoipa::path(get, path = "/agents", tag = "agents",
-    responses(
-        (status = 200, description = "Done", body = Vec<SandboxView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<SandboxView>), Denied)
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
@@ -93,19 +87,13 @@ pub(super) async fn list(
 
 /// One agent, also one that is gone.
 #[utoipa::path(get, path = "/agents/{id}", tag = "agents", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = SandboxView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = SandboxView), Denied, NotFound)
 )]
 pub(super) async fn get(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
+    InPath(id): InPath<SandboxId>,
 ) -> ApiResult<Json<SandboxView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.agent(&caller, id).await?.into()))
 }
 
@@ -113,18 +101,15 @@ pub(super) async fn get(
 #[utoipa::path(delete, path = "/agents/{id}", tag = "agents", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 204, description = "Done"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
         (status = 503, description = "Not everything of it could be removed; the message says what", body = ErrorBody),
+        Denied, NotFound,
     )
 )]
 pub(super) async fn destroy(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
+    InPath(id): InPath<SandboxId>,
 ) -> ApiResult<StatusCode> {
-    let Path(id) = path?;
     state.control.destroy_agent(&caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -132,22 +117,14 @@ pub(super) async fn destroy(
 /// Changes the configuration or the list of commands of an agent, for programs started from now on.
 #[utoipa::path(post, path = "/agents/{id}/configure", tag = "agents", request_body = ConfigureAgent,
     params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = SandboxView),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = SandboxView), Denied, BadRequest, NotFound, Conflict)
 )]
 pub(super) async fn configure(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
-    body: Result<Json<ConfigureAgent>, JsonRejection>,
+    InPath(id): InPath<SandboxId>,
+    InBody(body): InBody<ConfigureAgent>,
 ) -> ApiResult<Json<SandboxView>> {
-    let (Path(id), Json(body)) = (path?, body?);
     let agent = state
         .control
         .configure_agent(&caller, id, body.config, body.tool_allowlist)
@@ -163,22 +140,16 @@ pub(super) async fn configure(
     params(("id" = String, Path, description = "Id")),
     responses(
         (status = 200, description = "It was started", body = LogLine, content_type = "text/event-stream"),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
         (status = 503, description = "The agent does not answer", body = ErrorBody),
+        Denied, BadRequest, NotFound, Conflict, Unprocessable,
     )
 )]
 pub(super) async fn exec(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
-    body: Result<Json<ExecAgent>, JsonRejection>,
+    InPath(id): InPath<SandboxId>,
+    InBody(body): InBody<ExecAgent>,
 ) -> ApiResult<Response> {
-    let (Path(id), Json(body)) = (path?, body?);
     let base64 = body.base64;
     let new = AgentCommand {
         command: CommandSpec {
@@ -217,20 +188,15 @@ pub(super) async fn exec(
 #[utoipa::path(post, path = "/agents/{id}/pause", tag = "agents", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 204, description = "Done"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
         (status = 422, description = "Its driver cannot pause", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, NotFound, Conflict, Unavailable,
     )
 )]
 pub(super) async fn pause(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
+    InPath(id): InPath<SandboxId>,
 ) -> ApiResult<StatusCode> {
-    let Path(id) = path?;
     state.control.pause_agent(&caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -239,20 +205,15 @@ pub(super) async fn pause(
 #[utoipa::path(post, path = "/agents/{id}/resume", tag = "agents", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 204, description = "Done"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
         (status = 422, description = "Its driver cannot pause", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, NotFound, Conflict, Unavailable,
     )
 )]
 pub(super) async fn resume(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
+    InPath(id): InPath<SandboxId>,
 ) -> ApiResult<StatusCode> {
-    let Path(id) = path?;
     state.control.resume_agent(&caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -263,24 +224,18 @@ pub(super) async fn resume(
     params(("id" = String, Path, description = "Id"), UploadQuery),
     responses(
         (status = 200, description = "Done", body = UploadedFile),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
         (status = 413, description = "The file is larger than allowed", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
         (status = 503, description = "The agent does not answer", body = ErrorBody),
+        Denied, BadRequest, NotFound, Conflict, Unprocessable,
     )
 )]
 pub(super) async fn upload(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
-    query: Result<Query<UploadQuery>, QueryRejection>,
+    InPath(id): InPath<SandboxId>,
+    InQuery(query): InQuery<UploadQuery>,
     body: Body,
 ) -> ApiResult<Json<UploadedFile>> {
-    let (Path(id), Query(query)) = (path?, query?);
     let mode = query.mode.as_deref().unwrap_or("0");
     let mode = u32::from_str_radix(mode, 8).map_err(|_| {
         ControlError::Invalid(format!("`mode` must be an octal number like 644, not `{mode}`"))
@@ -299,22 +254,17 @@ pub(super) async fn upload(
     params(("id" = String, Path, description = "Id"), FileQuery),
     responses(
         (status = 200, description = "Done", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
         (status = 404, description = "There is no such agent for this tenant, or no such file in it", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
         (status = 503, description = "The agent does not answer", body = ErrorBody),
+        Denied, BadRequest, Conflict, Unprocessable,
     )
 )]
 pub(super) async fn download(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
-    query: Result<Query<FileQuery>, QueryRejection>,
+    InPath(id): InPath<SandboxId>,
+    InQuery(query): InQuery<FileQuery>,
 ) -> ApiResult<Response> {
-    let (Path(id), Query(query)) = (path?, query?);
     let mut file = state
         .control
         .download_from_agent(&caller, id, &query.path)

@@ -3,11 +3,12 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::{ApiError, ApiResult};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use crate::extract::InQuery;
+use crate::refusals::Denied;
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use ostler_contracts::{ErrorBody, EventView};
+use ostler_contracts::EventView;
 use ostler_control::ControlError;
 use ostler_domain::Permission;
 use ostler_store::Hint;
@@ -32,17 +33,15 @@ pub(super) struct EventQuery {
 #[utoipa::path(get, path = "/events", tag = "events", params(EventQuery),
     responses(
         (status = 200, description = "A stream of events", body = EventView, content_type = "text/event-stream"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
+        Denied,
     )
 )]
 pub(super) async fn follow(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    query: Result<Query<EventQuery>, QueryRejection>,
+    InQuery(query): InQuery<EventQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Sse<impl futures::Stream<Item = Result<Event, Infallible>>>> {
-    let Query(query) = query?;
     caller.require(Permission::ProjectsRead)?;
     let last = headers
         .get("last-event-id")

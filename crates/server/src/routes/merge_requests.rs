@@ -3,10 +3,11 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::InPath;
+use crate::refusals::{Conflict, Denied, NotFound};
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
-use ostler_contracts::{CommitView, DiffView, ErrorBody, MergeRequestView};
+use axum::extract::State;
+use ostler_contracts::{CommitView, DiffView, MergeRequestView};
 use ostler_control::BranchDiff;
 use ostler_domain::{MergeRequestId, ProjectId};
 
@@ -27,56 +28,38 @@ pub(super) fn diff_view(diff: BranchDiff) -> DiffView {
 
 /// The merge requests of a project, newest first.
 #[utoipa::path(get, path = "/projects/{id}/merge-requests", tag = "merge requests", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = Vec<MergeRequestView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<MergeRequestView>), Denied, NotFound)
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<ProjectId>, PathRejection>,
+    InPath(project): InPath<ProjectId>,
 ) -> ApiResult<Json<Vec<MergeRequestView>>> {
-    let Path(project) = path?;
     let requests = state.control.merge_requests(&caller, project).await?;
     Ok(Json(requests.into_iter().map(Into::into).collect()))
 }
 
 /// One merge request.
 #[utoipa::path(get, path = "/merge-requests/{id}", tag = "merge requests", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = MergeRequestView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = MergeRequestView), Denied, NotFound)
 )]
 pub(super) async fn get(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<MergeRequestId>, PathRejection>,
+    InPath(id): InPath<MergeRequestId>,
 ) -> ApiResult<Json<MergeRequestView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.merge_request(&caller, id).await?.into()))
 }
 
 /// What a merge request changes.
 #[utoipa::path(get, path = "/merge-requests/{id}/diff", tag = "merge requests", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = DiffView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = DiffView), Denied, NotFound)
 )]
 pub(super) async fn diff(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<MergeRequestId>, PathRejection>,
+    InPath(id): InPath<MergeRequestId>,
 ) -> ApiResult<Json<DiffView>> {
-    let Path(id) = path?;
     Ok(Json(diff_view(
         state.control.merge_request_diff(&caller, id).await?,
     )))
@@ -84,19 +67,12 @@ pub(super) async fn diff(
 
 /// Closes a merge request without merging; its subtask is then blocked.
 #[utoipa::path(post, path = "/merge-requests/{id}/close", tag = "merge requests", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = MergeRequestView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = MergeRequestView), Denied, NotFound, Conflict)
 )]
 pub(super) async fn close(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<MergeRequestId>, PathRejection>,
+    InPath(id): InPath<MergeRequestId>,
 ) -> ApiResult<Json<MergeRequestView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.close_merge_request(&caller, id).await?.into()))
 }

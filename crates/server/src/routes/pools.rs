@@ -3,9 +3,10 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::{InBody, InPath};
+use crate::refusals::{BadRequest, Denied};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use ostler_contracts::{ErrorBody, PoolView, SandboxView, SetPool};
 use ostler_control::Control;
 use ostler_domain::{Pool, Sandbox, SandboxId, SandboxStatus};
@@ -26,11 +27,7 @@ fn view(control: &Control, pool: Pool, sandboxes: &[Sandbox]) -> PoolView {
 
 /// The pools, by name.
 #[utoipa::path(get, path = "/pools", tag = "fleet",
-    responses(
-        (status = 200, description = "Done", body = Vec<PoolView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<PoolView>), Denied)
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
@@ -50,19 +47,16 @@ pub(super) async fn list(
     params(("name" = String, Path, description = "Name")),
     responses(
         (status = 200, description = "Done", body = PoolView),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
         (status = 422, description = "The driver cannot do what the template asks", body = ErrorBody),
+        Denied, BadRequest,
     )
 )]
 pub(super) async fn set(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<String>, PathRejection>,
-    body: Result<Json<SetPool>, JsonRejection>,
+    InPath(name): InPath<String>,
+    InBody(body): InBody<SetPool>,
 ) -> ApiResult<Json<PoolView>> {
-    let (Path(name), Json(body)) = (path?, body?);
     let pool = state
         .control
         .set_pool(&caller, &name, body.template, body.target, body.max)
@@ -73,11 +67,7 @@ pub(super) async fn set(
 
 /// All sandboxes that are not gone.
 #[utoipa::path(get, path = "/sandboxes", tag = "fleet",
-    responses(
-        (status = 200, description = "Done", body = Vec<SandboxView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<SandboxView>), Denied)
 )]
 pub(super) async fn sandboxes(
     State(state): State<ServerState>,
@@ -92,16 +82,14 @@ pub(super) async fn sandboxes(
     params(("id" = String, Path, description = "Id")),
     responses(
         (status = 200, description = "Done", body = SandboxView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        Denied,
     )
 )]
 pub(super) async fn sandbox(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SandboxId>, PathRejection>,
+    InPath(id): InPath<SandboxId>,
 ) -> ApiResult<Json<SandboxView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.sandbox(&caller, id).await?.into()))
 }

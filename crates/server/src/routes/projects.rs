@@ -3,32 +3,26 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::{InBody, InPath};
+use crate::refusals::{BadRequest, Conflict, Denied, NotFound, Unavailable, Unprocessable};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use ostler_contracts::{CleanupReport, CreateProject, ErrorBody, ProjectView};
+use ostler_contracts::{CleanupReport, CreateProject, ProjectView};
 use ostler_domain::ProjectId;
 
 /// Adds a project by cloning its source.
 #[utoipa::path(post, path = "/projects", tag = "projects", request_body = CreateProject,
     responses(
         (status = 201, description = "Done", body = ProjectView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, BadRequest, NotFound, Conflict, Unprocessable, Unavailable,
     )
 )]
 pub(super) async fn create(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    body: Result<Json<CreateProject>, JsonRejection>,
+    InBody(body): InBody<CreateProject>,
 ) -> ApiResult<(StatusCode, Json<ProjectView>)> {
-    let Json(body) = body?;
     let project = state
         .control
         .add_project(&caller, &body.source, body.name.as_deref())
@@ -38,12 +32,7 @@ pub(super) async fn create(
 
 /// The projects, by name.
 #[utoipa::path(get, path = "/projects", tag = "projects",
-    responses(
-        (status = 200, description = "Done", body = Vec<ProjectView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<ProjectView>), Denied, NotFound)
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
@@ -55,57 +44,38 @@ pub(super) async fn list(
 
 /// One project.
 #[utoipa::path(get, path = "/projects/{id}", tag = "projects", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = ProjectView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = ProjectView), Denied, NotFound)
 )]
 pub(super) async fn get(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<ProjectId>, PathRejection>,
+    InPath(id): InPath<ProjectId>,
 ) -> ApiResult<Json<ProjectView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.project(&caller, id).await?.into()))
 }
 
 /// Removes a project with its tasks, clone and worktrees; its source is not touched.
 #[utoipa::path(delete, path = "/projects/{id}", tag = "projects", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 204, description = "Done"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-    )
+    responses((status = 204, description = "Done"), Denied, NotFound, Conflict)
 )]
 pub(super) async fn remove(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<ProjectId>, PathRejection>,
+    InPath(id): InPath<ProjectId>,
 ) -> ApiResult<StatusCode> {
-    let Path(id) = path?;
     state.control.remove_project(&caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Removes worktrees and branches that no subtask needs any more.
 #[utoipa::path(post, path = "/projects/{id}/cleanup", tag = "projects", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = CleanupReport),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = CleanupReport), Denied, NotFound)
 )]
 pub(super) async fn cleanup(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<ProjectId>, PathRejection>,
+    InPath(id): InPath<ProjectId>,
 ) -> ApiResult<Json<CleanupReport>> {
-    let Path(id) = path?;
     let done = state.control.cleanup_project(&caller, id).await?;
     Ok(Json(CleanupReport {
         worktrees: done.worktrees,
@@ -116,19 +86,13 @@ pub(super) async fn cleanup(
 
 /// The issue graph, in the form that `bd export` writes, as JSON.
 #[utoipa::path(get, path = "/projects/{id}/issues", tag = "projects", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = Vec<Object>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<Object>), Denied, NotFound)
 )]
 pub(super) async fn issues(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<ProjectId>, PathRejection>,
+    InPath(id): InPath<ProjectId>,
 ) -> ApiResult<Json<serde_json::Value>> {
-    let Path(id) = path?;
     let issues = state.control.issues(&caller, id).await?;
     Ok(Json(serde_json::to_value(issues).unwrap_or_default()))
 }

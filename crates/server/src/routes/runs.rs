@@ -3,16 +3,17 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::{InBody, InPath, InQuery};
+use crate::refusals::{BadRequest, Denied, NotFound, Unprocessable};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use ostler_contracts::{CancelReply, ErrorBody, LogLine, RunExplanation, RunView, SubmitRun};
-use ostler_control::{LogReader, LogRecord, NewCommand};
-use ostler_domain::{CommandSpec, ProjectId, RunId, RunKind, RunStatus, TaskId};
+use ostler_contracts::{CancelReply, LogLine, RunExplanation, RunView, SubmitRun};
+use ostler_control::{LogReader, LogRecord, LogStream, NewCommand};
+use ostler_domain::{Clock, CommandSpec, ProjectId, RunId, RunKind, RunStatus, SystemClock, TaskId};
 use ostler_store::{Cancelled, RunFilter};
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -55,21 +56,13 @@ pub(super) struct LogQuery {
 
 /// Submits a command as a run.
 #[utoipa::path(post, path = "/runs", tag = "runs", request_body = SubmitRun,
-    responses(
-        (status = 201, description = "Done", body = RunView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-    )
+    responses((status = 201, description = "Done", body = RunView), Denied, BadRequest, NotFound, Unprocessable)
 )]
 pub(super) async fn submit(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    body: Result<Json<SubmitRun>, JsonRejection>,
+    InBody(body): InBody<SubmitRun>,
 ) -> ApiResult<(StatusCode, Json<RunView>)> {
-    let Json(body) = body?;
     let new = NewCommand {
         command: CommandSpec {
             argv: body.command,
@@ -89,20 +82,13 @@ pub(super) async fn submit(
 
 /// Runs, newest first.
 #[utoipa::path(get, path = "/runs", tag = "runs", params(RunQuery),
-    responses(
-        (status = 200, description = "Done", body = Vec<RunView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<RunView>), Denied, BadRequest, NotFound)
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    query: Result<Query<RunQuery>, QueryRejection>,
+    InQuery(query): InQuery<RunQuery>,
 ) -> ApiResult<Json<Vec<RunView>>> {
-    let Query(query) = query?;
     let filter = RunFilter {
         project_id: query.project,
         task_id: query.task,
@@ -117,37 +103,25 @@ pub(super) async fn list(
 
 /// One run.
 #[utoipa::path(get, path = "/runs/{id}", tag = "runs", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = RunView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = RunView), Denied, NotFound)
 )]
 pub(super) async fn get(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<RunId>, PathRejection>,
+    InPath(id): InPath<RunId>,
 ) -> ApiResult<Json<RunView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.run(&caller, id).await?.into()))
 }
 
 /// Requests the end of a run.
 #[utoipa::path(post, path = "/runs/{id}/cancel", tag = "runs", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = CancelReply),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = CancelReply), Denied, NotFound)
 )]
 pub(super) async fn cancel(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<RunId>, PathRejection>,
+    InPath(id): InPath<RunId>,
 ) -> ApiResult<Json<CancelReply>> {
-    let Path(id) = path?;
     let outcome = match state.control.cancel_run(&caller, id).await? {
         Cancelled::AtOnce => "cancelled",
         Cancelled::Requested => "requested",
@@ -160,40 +134,27 @@ pub(super) async fn cancel(
 
 /// Why a run is where it is.
 #[utoipa::path(get, path = "/runs/{id}/explain", tag = "runs", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = RunExplanation),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = RunExplanation), Denied, NotFound)
 )]
 pub(super) async fn explain(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<RunId>, PathRejection>,
+    InPath(id): InPath<RunId>,
 ) -> ApiResult<Json<RunExplanation>> {
-    let Path(id) = path?;
     Ok(Json(state.control.explain_run(&caller, id).await?))
 }
 
 /// The log of a run: as JSON lines, or followed as server-sent events whose ids are the numbers of the pieces.
 #[utoipa::path(get, path = "/runs/{id}/logs", tag = "runs", params(("id" = String, Path, description = "Id"), LogQuery),
-    responses(
-        (status = 200, description = "Done", body = LogLine),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = LogLine), Denied, BadRequest, NotFound)
 )]
 pub(super) async fn logs(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<RunId>, PathRejection>,
-    query: Result<Query<LogQuery>, QueryRejection>,
+    InPath(id): InPath<RunId>,
+    InQuery(mut query): InQuery<LogQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let (Path(id), Query(mut query)) = (path?, query?);
     let last = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())
@@ -204,18 +165,29 @@ pub(super) async fn logs(
         let events = follow(state, id, query);
         return Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response());
     }
+    let elsewhere = state
+        .control
+        .log_elsewhere(&state.control.run(&caller, id).await?);
     let lines = async_stream::stream! {
-        let Some(mut reader) = reader else { return };
-        while let Some((batch, back)) = next_batch(reader).await {
-            reader = back;
-            if batch.is_empty() {
-                return;
+        let mut last = query.after;
+        let json = |line: &LogLine| {
+            let mut text = serde_json::to_string(line).unwrap_or_default();
+            text.push('\n');
+            Ok::<_, Infallible>(text)
+        };
+        let mut rest = reader;
+        while let Some(open) = rest.take() {
+            let Some((batch, back)) = next_batch(open).await else { return };
+            if !batch.is_empty() {
+                rest = Some(back);
             }
             for record in batch.into_iter().filter(|record| record.seq > query.after) {
-                let mut text = serde_json::to_string(&line(&record, query.base64)).unwrap_or_default();
-                text.push('\n');
-                yield Ok::<_, Infallible>(text);
+                last = record.seq;
+                yield json(&line(&record, query.base64));
             }
+        }
+        if let Some(said) = elsewhere {
+            yield json(&note(last, &said, query.base64));
         }
     };
     let body = axum::body::Body::from_stream(lines);
@@ -242,12 +214,11 @@ fn follow(
 ) -> impl futures::Stream<Item = Result<Event, Infallible>> {
     async_stream::stream! {
         let mut reader = None;
+        let (mut last, mut elsewhere) = (query.after, None);
         loop {
             // Before reading: a run that had ended by then has its whole log written.
-            let ended = match state.control.store().run(id).await {
-                Ok(Some(run)) => run.status.is_terminal().then_some(run.status),
-                Ok(None) | Err(_) => None,
-            };
+            let run = state.control.store().run(id).await.ok().flatten();
+            let ended = run.as_ref().map(|run| run.status).filter(|status| status.is_terminal());
             let mut watch = state.logs.watch(id);
             if let Some(watch) = &mut watch {
                 watch.mark_unchanged();
@@ -262,11 +233,19 @@ fn follow(
                     break;
                 }
                 for record in batch.into_iter().filter(|record| record.seq > query.after) {
-                    let seq = record.seq;
-                    if let Ok(event) = Event::default().id(seq.to_string()).event("log").json_data(line(&record, query.base64)) {
+                    last = record.seq;
+                    if let Ok(event) = Event::default().id(last.to_string()).event("log").json_data(line(&record, query.base64)) {
                         yield Ok(event);
                     }
                 }
+            }
+            let said = run.and_then(|run| state.control.log_elsewhere(&run));
+            if let Some(said) = said.filter(|said| elsewhere.as_ref() != Some(said)) {
+                // Without an id: it is no piece of the log here, which may still go on.
+                if let Ok(event) = Event::default().event("log").json_data(note(last, &said, query.base64)) {
+                    yield Ok(event);
+                }
+                elsewhere = Some(said);
             }
             if let Some(status) = ended {
                 yield Ok(Event::default().event("end").data(status.as_str()));
@@ -274,6 +253,7 @@ fn follow(
             }
             match &mut watch {
                 Some(watch) => drop(tokio::time::timeout(LOOK_AGAIN, watch.changed()).await),
+                None if elsewhere.is_some() => tokio::time::sleep(LOOK_AGAIN).await,
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -286,6 +266,17 @@ fn line(record: &LogRecord, base64: bool) -> LogLine {
         at: record.at.into(),
         stream: record.stream.as_str().to_owned(),
         text: text(&record.bytes, base64),
+        base64,
+    }
+}
+
+/// A sentence that is in no log, after the piece with the number `seq`.
+fn note(seq: u64, said: &str, base64: bool) -> LogLine {
+    LogLine {
+        seq,
+        at: SystemClock.now().into(),
+        stream: LogStream::Ostler.as_str().to_owned(),
+        text: text(format!("{said}\n").as_bytes(), base64),
         base64,
     }
 }

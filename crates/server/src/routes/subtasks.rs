@@ -3,28 +3,23 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::extract::{InBody, InPath};
+use crate::refusals::{BadRequest, Conflict, Denied, NotFound, Unavailable, Unprocessable};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use ostler_contracts::{DiffView, ErrorBody, RunView, SetPosition, SubtaskView};
+use ostler_contracts::{DiffView, RunView, SetPosition, SubtaskView};
 use ostler_domain::SubtaskId;
 
 /// One subtask.
 #[utoipa::path(get, path = "/subtasks/{id}", tag = "subtasks", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = SubtaskView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = SubtaskView), Denied, NotFound)
 )]
 pub(super) async fn get(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<SubtaskView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.subtask(&caller, id).await?.into()))
 }
 
@@ -32,20 +27,14 @@ pub(super) async fn get(
 #[utoipa::path(post, path = "/subtasks/{id}/start", tag = "subtasks", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 200, description = "Done", body = SubtaskView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, NotFound, Conflict, Unprocessable, Unavailable,
     )
 )]
 pub(super) async fn start(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<SubtaskView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.start_subtask(&caller, id).await?.into()))
 }
 
@@ -53,20 +42,14 @@ pub(super) async fn start(
 #[utoipa::path(post, path = "/subtasks/{id}/retry", tag = "subtasks", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 200, description = "Done", body = SubtaskView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, NotFound, Conflict, Unprocessable, Unavailable,
     )
 )]
 pub(super) async fn retry(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<SubtaskView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.retry_subtask(&caller, id).await?.into()))
 }
 
@@ -74,20 +57,14 @@ pub(super) async fn retry(
 #[utoipa::path(post, path = "/subtasks/{id}/merge", tag = "subtasks", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 200, description = "Done", body = SubtaskView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, NotFound, Conflict, Unprocessable, Unavailable,
     )
 )]
 pub(super) async fn merge(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<SubtaskView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.merge_subtask(&caller, id).await?.into()))
 }
 
@@ -95,59 +72,40 @@ pub(super) async fn merge(
 #[utoipa::path(post, path = "/subtasks/{id}/mark-merged", tag = "subtasks", params(("id" = String, Path, description = "Id")),
     responses(
         (status = 200, description = "Done", body = SubtaskView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 409, description = "It does not fit the present state", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-        (status = 503, description = "Something that is needed is not available", body = ErrorBody),
+        Denied, NotFound, Conflict, Unprocessable, Unavailable,
     )
 )]
 pub(super) async fn mark_merged(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<SubtaskView>> {
-    let Path(id) = path?;
     Ok(Json(state.control.mark_merged(&caller, id).await?.into()))
 }
 
 /// Ends the run of a subtask, which is then blocked.
 #[utoipa::path(post, path = "/subtasks/{id}/kill", tag = "subtasks", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 204, description = "Done"),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 204, description = "Done"), Denied, NotFound)
 )]
 pub(super) async fn kill(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<StatusCode> {
-    let Path(id) = path?;
     state.control.kill_subtask(&caller, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Moves a subtask on the board.
 #[utoipa::path(patch, path = "/subtasks/{id}/position", tag = "subtasks", request_body = SetPosition, params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = SubtaskView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 400, description = "The request is not understood", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = SubtaskView), Denied, BadRequest, NotFound)
 )]
 pub(super) async fn position(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
-    body: Result<Json<SetPosition>, JsonRejection>,
+    InPath(id): InPath<SubtaskId>,
+    InBody(body): InBody<SetPosition>,
 ) -> ApiResult<Json<SubtaskView>> {
-    let (Path(id), Json(body)) = (path?, body?);
     Ok(Json(
         state
             .control
@@ -159,20 +117,13 @@ pub(super) async fn position(
 
 /// What the branch of a subtask changes.
 #[utoipa::path(get, path = "/subtasks/{id}/diff", tag = "subtasks", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = DiffView),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-        (status = 422, description = "It cannot be done as asked", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = DiffView), Denied, NotFound, Unprocessable)
 )]
 pub(super) async fn diff(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<DiffView>> {
-    let Path(id) = path?;
     Ok(Json(super::merge_requests::diff_view(
         state.control.subtask_diff(&caller, id).await?,
     )))
@@ -180,19 +131,13 @@ pub(super) async fn diff(
 
 /// The runs of a subtask, newest first.
 #[utoipa::path(get, path = "/subtasks/{id}/runs", tag = "subtasks", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "Done", body = Vec<RunView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-        (status = 404, description = "There is no such thing for this tenant", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<RunView>), Denied, NotFound)
 )]
 pub(super) async fn runs(
     State(state): State<ServerState>,
     Auth(caller): Auth,
-    path: Result<Path<SubtaskId>, PathRejection>,
+    InPath(id): InPath<SubtaskId>,
 ) -> ApiResult<Json<Vec<RunView>>> {
-    let Path(id) = path?;
     let runs = state.control.subtask_runs(&caller, id).await?;
     Ok(Json(runs.into_iter().map(Into::into).collect()))
 }

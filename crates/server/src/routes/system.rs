@@ -3,6 +3,7 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
+use crate::refusals::Denied;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Html;
@@ -55,11 +56,7 @@ pub(super) async fn kinds(
 
 /// What this server does again and again by itself, and how the last round went.
 #[utoipa::path(get, path = "/reconcilers", tag = "system",
-    responses(
-        (status = 200, description = "Done", body = Vec<ReconcilerView>),
-        (status = 401, description = "Who asks is not known", body = ErrorBody),
-        (status = 403, description = "The permission is missing", body = ErrorBody),
-    )
+    responses((status = 200, description = "Done", body = Vec<ReconcilerView>), Denied)
 )]
 pub(super) async fn reconcilers(
     State(state): State<ServerState>,
