@@ -1,7 +1,6 @@
 //! The server itself.
 
 use crate::Time;
-use ostler_domain::DriverKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -37,20 +36,6 @@ pub struct KindView {
     pub install: String,
     /// Whether it is the server's default.
     pub default: bool,
-}
-
-/// One finding of the doctor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FindingView {
-    /// Driver, when it concerns one.
-    #[schema(value_type = Option<String>)]
-    pub driver: Option<DriverKind>,
-    /// What was looked at.
-    pub subject: String,
-    /// Whether it is as it should be.
-    pub ok: bool,
-    /// What was found, and what to do.
-    pub detail: String,
 }
 
 /// How a reconciler is doing.
