@@ -64,8 +64,8 @@ pub(crate) struct QueueArgs {
     /// Most runs of one claim.
     #[arg(long, default_value_t = 1000)]
     batch: u32,
-    /// Claims under way at once.
-    #[arg(long, default_value_t = 2)]
+    /// Claims under way at once; a second one mostly takes what the first was about to take.
+    #[arg(long, default_value_t = 1)]
     claimers: u32,
     /// Runs of one call of the bulk enqueue.
     #[arg(long, default_value_t = 5000)]

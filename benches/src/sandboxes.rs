@@ -21,7 +21,8 @@ pub(crate) const COLD_DOCKER: &str = "cold start (docker) to first output";
 pub(crate) const COLD_DOCKER_LIMIT: &str = "`docker run --rm` of the same image";
 pub(crate) const START_DOCKER: &str = "`docker start -a` of a created container";
 
-const CLIENTS: usize = 64;
+/// Clients of [`CLAIM_SIM_MANY`].
+pub(crate) const CLIENTS: usize = 64;
 /// Warm sandboxes of the sim driver: one round of claims.
 const SIM_WARM: usize = 256;
 const LIMIT: Duration = Duration::from_secs(60);
