@@ -15,18 +15,26 @@ pub fn find_cycle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<CycleErr
     dependency_order(edges).err()
 }
 
-/// All items, each after everything that it depends on; ties in order of name, so that equal input gives equal output.
+/// All items, each after everything that it depends on; ties in order of name, shorter ones first: `x.10` comes after
+/// `x.9`. Equal input gives equal output.
 ///
 /// # Errors
 /// The cycle, when there is no such order.
 pub fn dependency_order(edges: &BTreeMap<String, BTreeSet<String>>) -> Result<Vec<String>, CycleError> {
     let mut order = Vec::new();
     let mut done = BTreeSet::new();
-    let items: BTreeSet<&String> = edges.keys().chain(edges.values().flatten()).collect();
-    for root in items {
+    let items: BTreeSet<(usize, &String)> = edges
+        .keys()
+        .chain(edges.values().flatten())
+        .map(by_name)
+        .collect();
+    for (_, root) in items {
         // Depth first with an explicit stack: (item, its dependencies still to visit).
         let mut path: Vec<(&String, Vec<&String>)> = Vec::new();
-        let pending = |item: &String| edges.get(item).into_iter().flatten().rev().collect::<Vec<_>>();
+        let pending = |item: &String| {
+            let needs: BTreeSet<_> = edges.get(item).into_iter().flatten().map(by_name).collect();
+            needs.into_iter().map(|(_, name)| name).rev().collect::<Vec<_>>()
+        };
         if !done.contains(root) {
             path.push((root, pending(root)));
         }
@@ -52,6 +60,10 @@ pub fn dependency_order(edges: &BTreeMap<String, BTreeSet<String>>) -> Result<Ve
     Ok(order)
 }
 
+fn by_name(name: &String) -> (usize, &String) {
+    (name.len(), name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +81,22 @@ mod tests {
     fn names_the_cycle() {
         let error = dependency_order(&graph(&[(1, 2), (2, 3), (3, 1), (0, 1)])).unwrap_err();
         assert_eq!(error.to_string(), "dependencies form a cycle: 1 → 2 → 3 → 1");
+    }
+
+    #[test]
+    fn many_items_stay_in_the_order_of_their_numbers() {
+        let mut map: BTreeMap<String, BTreeSet<String>> = (1..=120)
+            .map(|n| (format!("iv-x.{n}"), BTreeSet::new()))
+            .collect();
+        map.insert("iv-x.1".into(), ["iv-x.12".into(), "iv-x.3".into()].into());
+        let order = dependency_order(&map).unwrap();
+        let mut expected = vec!["iv-x.3".to_owned(), "iv-x.12".into(), "iv-x.1".into()];
+        expected.extend(
+            (2..=120)
+                .filter(|n| ![3, 12].contains(n))
+                .map(|n| format!("iv-x.{n}")),
+        );
+        assert_eq!(order, expected);
     }
 
     #[test]
