@@ -76,14 +76,20 @@ impl Place {
 }
 
 /// Opens what the settings name. Fails only where they say that a driver must be there.
-pub(crate) async fn open(settings: &DriverSettings, place: &Place) -> anyhow::Result<Drivers> {
+///
+/// In development mode no sandbox shares this host's network: its programs would be administrators of the server.
+pub(crate) async fn open(settings: &DriverSettings, place: &Place, dev: bool) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::default();
     if settings.sim {
         let sim = SimDriver::new(SimControl::new());
         drivers.usable.insert(DriverKind::Sim, Arc::new(sim));
     }
     if settings.process.enabled != Enabled::No {
-        let opened = ProcessDriver::open(place.process(&settings.process)).await;
+        let options = ProcessOptions {
+            host_network: !dev,
+            ..place.process(&settings.process)
+        };
+        let opened = ProcessDriver::open(options).await;
         drivers.note(DriverKind::Process, settings.process.enabled, opened)?;
     }
     if settings.docker.enabled != Enabled::No {

@@ -156,7 +156,11 @@ fn complain(json: bool, code: Option<&str>, message: &str) {
         serde_json::json!({ "error": { "code": code, "message": message } }).to_string()
     } else {
         // It may repeat what an agent wrote, which must not command the terminal.
-        let harmless = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+        let harmless = |c: char| match c {
+            '\n' | '\t' => c,
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        };
         format!("error: {}", message.chars().map(harmless).collect::<String>())
     };
     // Whoever has closed standard error does not want to know.

@@ -59,7 +59,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     let kinds = Kinds::new(settings.agents.clone());
     let server_id = server_id(data)?;
     let place = drivers::Place::prepare(data, server_id.to_string())?;
-    let drivers = drivers::open(&settings.drivers, &place).await?;
+    let drivers = drivers::open(&settings.drivers, &place, settings.dev).await?;
     let control = Control::new(Parts {
         store: Arc::clone(&store),
         clock: Arc::new(SystemClock),

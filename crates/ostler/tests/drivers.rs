@@ -394,3 +394,25 @@ fn a_driver_that_must_be_there_and_is_not_stops_the_start() {
     let said = serve("OSTLER_DRIVERS__PROCESS", "true", Some(dir.path()));
     assert!(said.contains("install the package `bubblewrap`"), "{said}");
 }
+
+#[tokio::test]
+async fn in_development_mode_no_sandbox_shares_the_network_of_the_server() {
+    require!(Bubblewrap);
+    for (arguments, wanted) in [
+        (&["--dev"][..], StatusCode::UNPROCESSABLE_ENTITY),
+        (&[], StatusCode::OK),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), dir.path())
+            .args(arguments)
+            .env("OSTLER_DRIVERS__DOCKER", "false")
+            .env("OSTLER_DRIVERS__PROCESS__LIMITS", "false")
+            .start()
+            .await;
+        let template = json!({ "driver": "process", "network": "open" });
+        let body = json!({ "template": template, "target": 0, "max": 1 });
+        let (status, body) = server.call(Method::PUT, "/pools/near", Some(body)).await;
+        assert_eq!(status, wanted, "{body}");
+        assert!(server.stop().await.success());
+    }
+}

@@ -99,10 +99,10 @@ impl ProcessDriver {
             } else {
                 Isolation::Process
             },
-            networks: if namespaces {
-                vec![NetworkPolicy::None, NetworkPolicy::Open]
-            } else {
-                vec![NetworkPolicy::Open]
+            networks: match (namespaces, options.host_network) {
+                (true, true) => vec![NetworkPolicy::None, NetworkPolicy::Open],
+                (true, false) => vec![NetworkPolicy::None],
+                (false, _) => vec![NetworkPolicy::Open],
             },
             images: false,
             cpu_limit: host.limits_cpu(),

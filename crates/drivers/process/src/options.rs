@@ -30,6 +30,9 @@ pub struct ProcessOptions {
     /// Start sandboxes even where this host cannot limit CPU time and memory. The sizes of a template then only serve
     /// for matching, so this must be the operator's explicit wish.
     pub without_limits: bool,
+    /// Offers the network policy `open`, which is this host's own network with all that listens on its loopback.
+    /// Plain processes have it whatever is said here.
+    pub host_network: bool,
 }
 
 impl ProcessOptions {
@@ -46,6 +49,7 @@ impl ProcessOptions {
             mode: Mode::Auto,
             max_processes: 4096,
             without_limits: false,
+            host_network: true,
         }
     }
 
