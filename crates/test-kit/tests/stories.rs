@@ -266,6 +266,14 @@ fn agents_crash_are_refused_and_hang() {
     );
     hanging.kill().unwrap();
     hanging.wait().unwrap();
-    let left = guard.left();
-    assert!(left.len() == 1 && left[0].ends_with("sleep 31415"), "{left:?}");
+    // What the agent's program started beside it may take a moment to end.
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = guard.left();
+        if left.len() == 1 && left[0].ends_with("sleep 31415") {
+            break;
+        }
+        assert!(Instant::now() < end, "{left:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

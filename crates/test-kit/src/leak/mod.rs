@@ -59,21 +59,21 @@ impl LeakGuard {
 
     /// Panics with a list of what is left, if anything is after some seconds. Blocks its thread.
     pub fn check(&mut self) {
-        let left = self.left();
-        assert!(left.is_empty(), "left over:{}", list(&left));
-    }
-
-    /// What is left after some seconds, in words.
-    pub fn left(&mut self) -> Vec<String> {
         let end = Instant::now() + PATIENCE;
         loop {
-            self.words.add_servers(&self.dir);
-            let left = self.find();
-            if left.is_empty() || Instant::now() > end {
-                return left.iter().map(ToString::to_string).collect();
+            let left = self.left();
+            if left.is_empty() {
+                return;
             }
+            assert!(Instant::now() < end, "left over:{}", list(&left));
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// What there is now, in words.
+    pub fn left(&mut self) -> Vec<String> {
+        self.words.add_servers(&self.dir);
+        self.find().iter().map(ToString::to_string).collect()
     }
 
     fn find(&self) -> Vec<Finding> {

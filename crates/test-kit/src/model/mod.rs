@@ -26,10 +26,10 @@ use futures::stream;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-pub use request::{Request, ToolResult};
-pub use script::{Conversation, Conversations, Script};
+pub use request::Request;
+pub use script::{Conversation, Script};
 pub use story::{Assignment, Planned, Step, Story};
-pub use turn::{ToolCall, Turn, Usage};
+pub use turn::Turn;
 
 use turn::Reaction;
 use wire::Answer;
@@ -53,12 +53,7 @@ struct Shared {
 impl FakeModel {
     /// Starts on a free port of 127.0.0.1.
     pub fn start(script: impl Script) -> io::Result<Self> {
-        Self::start_on(0, script)
-    }
-
-    /// Starts on the given port of 127.0.0.1 (0: any free one). Fails if the port is taken.
-    pub fn start_on(port: u16, script: impl Script) -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -164,8 +159,7 @@ async fn handle(
     let request = shared.record(&method, &uri, &headers, &body);
     if request.is_message() {
         let turn = shared.script.turn(&request);
-        tokio::time::sleep(turn.delay).await;
-        return react(&request, &turn.reaction).await;
+        return react(&request, &turn.0).await;
     }
     match (method, uri.path()) {
         (Method::POST, "/v1/messages/count_tokens") => {
@@ -186,15 +180,14 @@ async fn handle(
 
 async fn react(request: &Request, reaction: &Reaction) -> Response<Body> {
     match reaction {
-        Reaction::Answer { text, calls, usage } => {
+        Reaction::Answer { text, call } => {
             let answer = Answer {
                 model: request.model(),
                 text: text.as_deref(),
-                calls,
-                usage: *usage,
+                call: call.as_ref(),
             };
             if request.stream() {
-                event_stream(answer.events(), false)
+                event_stream(answer.events())
             } else {
                 json_response(StatusCode::OK, &answer.whole())
             }
@@ -208,21 +201,6 @@ async fn react(request: &Request, reaction: &Reaction) -> Response<Body> {
             json_response(status, &wire::error_body(kind, message))
         }
         Reaction::Hang => futures::future::pending().await,
-        Reaction::Drop => event_stream(Vec::new(), true),
-        Reaction::DropMidway => {
-            let text = Some(
-                "This sentence will never be finished because the connection breaks in the middle of it.",
-            );
-            let answer = Answer {
-                model: request.model(),
-                text,
-                calls: &[],
-                usage: Usage::default(),
-            };
-            let mut events = answer.events();
-            events.truncate(4);
-            event_stream(events, true)
-        }
     }
 }
 
@@ -236,9 +214,8 @@ fn json_response(status: StatusCode, body: &Value) -> Response<Body> {
     response
 }
 
-fn event_stream(events: Vec<String>, broken: bool) -> Response<Body> {
-    let end = broken.then(|| Err(io::Error::from(io::ErrorKind::ConnectionReset)));
-    let parts = events.into_iter().map(Ok).chain(end);
+fn event_stream(events: Vec<String>) -> Response<Body> {
+    let parts = events.into_iter().map(io::Result::Ok);
     let mut response = Response::new(Body::from_stream(stream::iter(parts)));
     let kind = axum::http::HeaderValue::from_static("text/event-stream; charset=utf-8");
     response.headers_mut().insert("content-type", kind);

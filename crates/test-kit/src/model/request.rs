@@ -19,17 +19,6 @@ pub struct Request {
     pub body: Value,
 }
 
-/// The answer of a tool, as the agent program reported it to the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToolResult {
-    /// The id of the `tool_use` block this answers.
-    pub tool_use_id: String,
-    /// Its text blocks joined by newlines.
-    pub text: String,
-    /// Whether the program marked it as failed.
-    pub is_error: bool,
-}
-
 impl Request {
     /// The model name asked for, empty if absent.
     pub fn model(&self) -> &str {
@@ -37,17 +26,12 @@ impl Request {
     }
 
     /// Whether a streamed answer is asked for.
-    pub fn stream(&self) -> bool {
+    pub(super) fn stream(&self) -> bool {
         self.body["stream"].as_bool().unwrap_or(false)
     }
 
-    /// The system prompt's text blocks joined by newlines.
-    pub fn system(&self) -> String {
-        text_of(&self.body["system"])
-    }
-
     /// The conversation, oldest message first.
-    pub fn messages(&self) -> &[Value] {
+    pub(super) fn messages(&self) -> &[Value] {
         self.body["messages"].as_array().map_or(&[], Vec::as_slice)
     }
 
@@ -64,16 +48,11 @@ impl Request {
 
     /// What a person (or the orchestrator) typed, oldest first. Tool results and the reminders that agent programs
     /// weave into user messages are not prompts.
-    pub fn prompts(&self) -> Vec<String> {
+    pub(super) fn prompts(&self) -> Vec<String> {
         self.messages().iter().filter_map(prompt_of).collect()
     }
 
-    /// The prompt that began the conversation; empty if there is none.
-    pub fn first_prompt(&self) -> String {
-        self.prompts().into_iter().next().unwrap_or_default()
-    }
-
-    /// The prompt being answered now. After a resume this is the new prompt, while [`Self::first_prompt`] is the old.
+    /// The prompt being answered now: after a resume the new one.
     pub fn prompt(&self) -> String {
         self.prompts().into_iter().next_back().unwrap_or_default()
     }
@@ -87,8 +66,8 @@ impl Request {
             .count()
     }
 
-    /// Results of the tool calls made since the current prompt, oldest first.
-    pub fn tool_results(&self) -> Vec<ToolResult> {
+    /// Texts of the results of the tool calls made since the current prompt, oldest first.
+    pub(super) fn tool_results(&self) -> Vec<String> {
         let blocks = self
             .since_prompt()
             .iter()
@@ -98,24 +77,12 @@ impl Request {
             .flatten();
         blocks
             .filter(|block| block["type"] == "tool_result")
-            .map(|block| ToolResult {
-                tool_use_id: block["tool_use_id"].as_str().unwrap_or_default().to_owned(),
-                text: text_of(&block["content"]),
-                is_error: block["is_error"].as_bool().unwrap_or(false),
-            })
+            .map(|block| text_of(&block["content"]))
             .collect()
     }
 
-    /// The text of the newest tool result; empty if there is none.
-    pub fn last_result(&self) -> String {
-        self.tool_results()
-            .pop()
-            .map(|result| result.text)
-            .unwrap_or_default()
-    }
-
     /// A header by its lower-case name.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
@@ -128,7 +95,7 @@ impl Request {
     }
 
     /// Whether this asks for a model answer, as opposed to a count of tokens, a model list or a connection check.
-    pub fn is_message(&self) -> bool {
+    pub(super) fn is_message(&self) -> bool {
         self.method == "POST" && self.path.split('?').next() == Some("/v1/messages")
     }
 
@@ -212,12 +179,7 @@ mod tests {
         ]));
         assert_eq!(request.prompts(), ["do it"]);
         assert_eq!(request.answers(), 1);
-        let expected = ToolResult {
-            tool_use_id: "t1".into(),
-            text: "ok".into(),
-            is_error: true,
-        };
-        assert_eq!(request.tool_results(), [expected]);
+        assert_eq!(request.tool_results(), ["ok"]);
     }
 
     #[test]
@@ -227,7 +189,6 @@ mod tests {
             {"role": "assistant", "content": "done"},
             {"role": "user", "content": "second"},
         ]));
-        assert_eq!(request.first_prompt(), "first");
         assert_eq!(request.prompt(), "second");
         assert_eq!(request.answers(), 0);
         assert!(request.offers("Bash") && request.is_message());

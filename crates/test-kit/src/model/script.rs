@@ -17,26 +17,21 @@ impl<F: Fn(&Request) -> Turn + Send + Sync + 'static> Script for F {
     }
 }
 
-type Step = Box<dyn Fn(&Request) -> Turn + Send + Sync>;
-type Matcher = Box<dyn Fn(&Request) -> bool + Send + Sync>;
-
 /// The steps of one conversation: one model answer each. After the last step the model says "Done.".
+///
+/// Requests that offer no `Bash` tool are side calls of the agent program (a title for the session, a check that the
+/// API answers): they get a short text. A prompt that the conversation is not about is answered with HTTP 400 that
+/// quotes it, so that a mistake in a test is seen at once.
 pub struct Conversation {
-    applies: Matcher,
-    steps: Vec<Step>,
+    about: String,
+    steps: Vec<Turn>,
 }
 
 impl Conversation {
-    /// The conversation whose current prompt (see [`Request::prompt`]) contains `needle`.
-    pub fn about(needle: impl Into<String>) -> Self {
-        let needle = needle.into();
-        Self::when(move |request| request.prompt().contains(&needle))
-    }
-
-    /// The conversations for which `applies` holds.
-    pub fn when(applies: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
+    /// The conversation whose current prompt (see [`Request::prompt`]) contains `about`.
+    pub fn about(about: impl Into<String>) -> Self {
         Self {
-            applies: Box::new(applies),
+            about: about.into(),
             steps: Vec::new(),
         }
     }
@@ -47,12 +42,6 @@ impl Conversation {
         self.turn(Turn::bash(command))
     }
 
-    /// Next: run a command computed from the conversation so far, for example from [`Request::last_result`].
-    #[must_use]
-    pub fn bash_with(self, command: impl Fn(&Request) -> String + Send + Sync + 'static) -> Self {
-        self.turn_with(move |request| Turn::bash(command(request)))
-    }
-
     /// Next: say this. The agent's turn ends here.
     #[must_use]
     pub fn say(self, text: impl Into<String>) -> Self {
@@ -61,69 +50,24 @@ impl Conversation {
 
     /// Next: this reaction. An error or a hang is met again on each retry, since it adds no answer.
     #[must_use]
-    pub fn turn(self, turn: Turn) -> Self {
-        self.turn_with(move |_| turn.clone())
-    }
-
-    /// Next: a reaction computed from the conversation so far.
-    #[must_use]
-    pub fn turn_with(mut self, step: impl Fn(&Request) -> Turn + Send + Sync + 'static) -> Self {
-        self.steps.push(Box::new(step));
+    pub fn turn(mut self, turn: Turn) -> Self {
+        self.steps.push(turn);
         self
-    }
-}
-
-/// Several conversations; the first that applies decides.
-///
-/// Requests that offer no `Bash` tool are side calls of the agent program (a title for the session, a check that the
-/// API answers): they get a short text and no conversation sees them. A prompt no conversation applies to is answered
-/// with HTTP 400 that quotes it, so that a mistake in a test is seen at once.
-#[derive(Default)]
-pub struct Conversations(Vec<Conversation>);
-
-impl Conversations {
-    /// No conversations yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds one, after those added before.
-    #[must_use]
-    pub fn with(mut self, conversation: Conversation) -> Self {
-        self.0.push(conversation);
-        self
-    }
-}
-
-impl Script for Conversations {
-    fn turn(&self, request: &Request) -> Turn {
-        answer(&self.0, request)
     }
 }
 
 impl Script for Conversation {
     fn turn(&self, request: &Request) -> Turn {
-        answer(std::slice::from_ref(self), request)
+        if is_side_call(request) {
+            return Turn::side_answer();
+        }
+        let prompt = request.prompt();
+        if !prompt.contains(&self.about) {
+            return Turn::http_error(400, format!("no scripted conversation for the prompt: {prompt}"));
+        }
+        let step = self.steps.get(request.answers());
+        step.cloned().unwrap_or_else(|| Turn::text("Done."))
     }
-}
-
-fn answer(conversations: &[Conversation], request: &Request) -> Turn {
-    if is_side_call(request) {
-        return Turn::side_answer();
-    }
-    let Some(conversation) = conversations
-        .iter()
-        .find(|conversation| (conversation.applies)(request))
-    else {
-        return Turn::http_error(
-            400,
-            format!("no scripted conversation for the prompt: {}", request.prompt()),
-        );
-    };
-    conversation
-        .steps
-        .get(request.answers())
-        .map_or_else(|| Turn::text("Done."), |step| step(request))
 }
 
 /// Whether the agent program asks for itself: a title for the session, a check that the API answers.

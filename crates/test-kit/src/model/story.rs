@@ -129,7 +129,7 @@ impl Story {
         let Some(listed) = results.first() else {
             return Turn::bash(format!("bd list --parent {epic} --all --json"));
         };
-        let mut ids = titles(&listed.text);
+        let mut ids = titles(listed);
         let missing: Vec<&Planned> = self
             .parts
             .iter()
@@ -137,7 +137,7 @@ impl Story {
             .collect();
         let created = results.iter().skip(1).take(missing.len());
         for (part, result) in missing.iter().zip(created) {
-            ids.insert(part.title.clone(), result.text.trim().to_owned());
+            ids.insert(part.title.clone(), result.trim().to_owned());
         }
         if let Some(part) = missing.get(results.len() - 1) {
             let body = format!("## Spec\n{}\n\n## Plan\nAt once.", part.spec);

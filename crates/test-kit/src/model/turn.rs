@@ -1,86 +1,52 @@
 //! What the scripted model does with one request.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-/// Token counts reported with an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// Input tokens that were neither read from nor written to the prompt cache.
-    pub input: u64,
-    /// Output tokens.
-    pub output: u64,
-    /// Input tokens written to the prompt cache.
-    pub cache_write: u64,
-    /// Input tokens read from the prompt cache.
-    pub cache_read: u64,
-}
-
-impl Default for Usage {
-    fn default() -> Self {
-        Self {
-            input: 100,
-            output: 20,
-            cache_write: 0,
-            cache_read: 0,
-        }
-    }
-}
-
 /// A call of one of the agent program's tools.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ToolCall {
+#[derive(Debug, Clone)]
+pub(super) struct ToolCall {
     /// The tool's name as the program offered it, for example `Bash`.
-    pub name: String,
+    pub(super) name: String,
     /// Its input; must fit the schema the program offered.
-    pub input: Value,
+    pub(super) input: Value,
 }
 
 /// The model's reaction to one request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Turn {
-    pub(super) delay: Duration,
-    pub(super) reaction: Reaction,
-}
+#[derive(Debug, Clone)]
+pub struct Turn(pub(super) Reaction);
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) enum Reaction {
     Answer {
         text: Option<String>,
-        calls: Vec<ToolCall>,
-        usage: Usage,
+        call: Option<ToolCall>,
     },
     HttpError {
         status: u16,
-        kind: String,
+        kind: &'static str,
         message: String,
     },
     Hang,
-    Drop,
-    DropMidway,
 }
 
 impl Turn {
     /// An answer of text only: ends the agent's turn.
     pub fn text(text: impl Into<String>) -> Self {
-        Self::of(Reaction::Answer {
+        Self(Reaction::Answer {
             text: Some(text.into()),
-            calls: Vec::new(),
-            usage: Usage::default(),
+            call: None,
         })
     }
 
     /// An answer that calls one tool.
     pub fn tool(name: impl Into<String>, input: Value) -> Self {
-        let calls = vec![ToolCall {
+        let call = ToolCall {
             name: name.into(),
             input,
-        }];
-        Self::of(Reaction::Answer {
+        };
+        Self(Reaction::Answer {
             text: None,
-            calls,
-            usage: Usage::default(),
+            call: Some(call),
         })
     }
 
@@ -104,74 +70,29 @@ impl Turn {
             529 => "overloaded_error",
             _ => "api_error",
         };
-        Self::of(Reaction::HttpError {
+        Self(Reaction::HttpError {
             status,
-            kind: kind.to_owned(),
+            kind,
             message: message.into(),
         })
     }
 
     /// Never answers; ends when the client goes away or the server stops.
     pub fn hang() -> Self {
-        Self::of(Reaction::Hang)
+        Self(Reaction::Hang)
     }
 
-    /// Closes the connection without a usable answer.
-    pub fn drop_connection() -> Self {
-        Self::of(Reaction::Drop)
-    }
-
-    /// Begins a streamed answer, then closes the connection in the middle of it.
-    pub fn drop_midway() -> Self {
-        Self::of(Reaction::DropMidway)
-    }
-
-    /// Adds text before the tool calls. No effect on anything but an answer.
+    /// Adds text before the tool call. No effect on anything but an answer.
     #[must_use]
     pub fn with_text(mut self, more: impl Into<String>) -> Self {
-        if let Reaction::Answer { text, .. } = &mut self.reaction {
+        if let Reaction::Answer { text, .. } = &mut self.0 {
             *text = Some(more.into());
         }
-        self
-    }
-
-    /// Adds a tool call. No effect on anything but an answer.
-    #[must_use]
-    pub fn with_tool(mut self, name: impl Into<String>, input: Value) -> Self {
-        if let Reaction::Answer { calls, .. } = &mut self.reaction {
-            calls.push(ToolCall {
-                name: name.into(),
-                input,
-            });
-        }
-        self
-    }
-
-    /// Sets the reported token counts. No effect on anything but an answer.
-    #[must_use]
-    pub fn with_usage(mut self, reported: Usage) -> Self {
-        if let Reaction::Answer { usage, .. } = &mut self.reaction {
-            *usage = reported;
-        }
-        self
-    }
-
-    /// Waits before reacting.
-    #[must_use]
-    pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
         self
     }
 
     /// What side calls get.
     pub(super) fn side_answer() -> Self {
         Self::text(r#"{"title": "A scripted session"}"#)
-    }
-
-    fn of(reaction: Reaction) -> Self {
-        Self {
-            delay: Duration::ZERO,
-            reaction,
-        }
     }
 }

@@ -2,15 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::turn::{ToolCall, Usage};
+use super::turn::ToolCall;
 
 /// One answer, ready to be written in either form.
 pub(super) struct Answer<'a> {
     pub(super) model: &'a str,
     pub(super) text: Option<&'a str>,
-    pub(super) calls: &'a [ToolCall],
-    pub(super) usage: Usage,
+    pub(super) call: Option<&'a ToolCall>,
 }
+
+/// Tokens that every answer is said to have cost.
+const OUTPUT_TOKENS: u64 = 20;
 
 /// Characters per delta event. Small, so that parsers meet texts and tool inputs that are cut anywhere.
 const DELTA: usize = 40;
@@ -23,12 +25,12 @@ impl Answer<'_> {
             .iter()
             .map(|text| json!({"type": "text", "text": text}))
             .collect();
-        content.extend(self.calls.iter().map(
+        content.extend(self.call.map(
             |call| json!({"type": "tool_use", "id": tool_id(), "name": call.name, "input": call.input}),
         ));
         json!({
             "id": message_id(), "type": "message", "role": "assistant", "model": self.model, "content": content,
-            "stop_reason": self.stop_reason(), "stop_sequence": null, "usage": self.usage_json(self.usage.output),
+            "stop_reason": self.stop_reason(), "stop_sequence": null, "usage": usage(OUTPUT_TOKENS),
         })
     }
 
@@ -36,7 +38,7 @@ impl Answer<'_> {
     pub(super) fn events(&self) -> Vec<String> {
         let mut events = vec![event(&json!({"type": "message_start", "message": {
             "id": message_id(), "type": "message", "role": "assistant", "model": self.model, "content": [],
-            "stop_reason": null, "stop_sequence": null, "usage": self.usage_json(1),
+            "stop_reason": null, "stop_sequence": null, "usage": usage(1),
         }}))];
         events.push(event(&json!({"type": "ping"})));
         let mut index = 0;
@@ -47,7 +49,7 @@ impl Answer<'_> {
             block(&mut events, index, &json!({"type": "text", "text": ""}), deltas);
             index += 1;
         }
-        for call in self.calls {
+        if let Some(call) = self.call {
             let input = call.input.to_string();
             let mut deltas = vec![json!({"type": "input_json_delta", "partial_json": ""})];
             deltas.extend(
@@ -55,33 +57,32 @@ impl Answer<'_> {
             );
             let start = json!({"type": "tool_use", "id": tool_id(), "name": call.name, "input": {}});
             block(&mut events, index, &start, deltas);
-            index += 1;
         }
         events.push(event(&json!({
             "type": "message_delta",
             "delta": {"stop_reason": self.stop_reason(), "stop_sequence": null},
-            "usage": self.usage_json(self.usage.output),
+            "usage": usage(OUTPUT_TOKENS),
         })));
         events.push(event(&json!({"type": "message_stop"})));
         events
     }
 
     fn stop_reason(&self) -> &'static str {
-        if self.calls.is_empty() {
-            "end_turn"
-        } else {
+        if self.call.is_some() {
             "tool_use"
+        } else {
+            "end_turn"
         }
     }
+}
 
-    fn usage_json(&self, output: u64) -> Value {
-        json!({
-            "input_tokens": self.usage.input,
-            "cache_creation_input_tokens": self.usage.cache_write,
-            "cache_read_input_tokens": self.usage.cache_read,
-            "output_tokens": output,
-        })
-    }
+fn usage(output: u64) -> Value {
+    json!({
+        "input_tokens": 100,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": output,
+    })
 }
 
 /// The API's error body.
@@ -130,13 +131,6 @@ fn unique() -> String {
 mod tests {
     use super::*;
 
-    fn calls() -> Vec<ToolCall> {
-        vec![ToolCall {
-            name: "Bash".into(),
-            input: json!({"command": "echo 'ä\"ö' ".repeat(20)}),
-        }]
-    }
-
     fn data(event: &str) -> Value {
         let line = event
             .lines()
@@ -147,18 +141,15 @@ mod tests {
 
     #[test]
     fn the_pieces_of_a_stream_add_up_to_the_whole() {
-        let calls = calls();
-        let usage = Usage {
-            input: 3,
-            output: 5,
-            cache_write: 7,
-            cache_read: 11,
+        let call = ToolCall {
+            name: "Bash".into(),
+            input: json!({"command": "echo 'ä\"ö' ".repeat(20)}),
         };
+        let text = "Grüße ".repeat(30);
         let answer = Answer {
             model: "m",
-            text: Some("Grüße ".repeat(30).leak()),
-            calls: &calls,
-            usage,
+            text: Some(&text),
+            call: Some(&call),
         };
         let events: Vec<Value> = answer.events().iter().map(|event| data(event)).collect();
         let join = |field: &str| -> String {
@@ -167,10 +158,10 @@ mod tests {
                 .filter_map(|event| event["delta"][field].as_str())
                 .collect()
         };
-        assert_eq!(join("text"), answer.text.unwrap());
+        assert_eq!(join("text"), text);
         assert_eq!(
             serde_json::from_str::<Value>(&join("partial_json")).unwrap(),
-            calls[0].input
+            call.input
         );
         let end = &events[events.len() - 2];
         assert_eq!(end["delta"]["stop_reason"], "tool_use");
