@@ -1,7 +1,5 @@
 //! What can go wrong before an agent runs.
 
-use std::path::PathBuf;
-
 /// An agent cannot be asked, and why.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -31,22 +29,6 @@ pub enum AgentError {
         value: String,
         /// Why it is refused.
         reason: &'static str,
-    },
-    /// A template of the override directory cannot be read.
-    #[error("the prompt template {} cannot be read: {source}; make it readable or remove the setting", path.display())]
-    TemplateUnreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file of the override directory that overrides nothing, most likely a misspelt name.
-    #[error("{} overrides no prompt; prompts are: {}", path.display(), known.join(", "))]
-    TemplateUnknown {
-        /// The file.
-        path: PathBuf,
-        /// The file names that would have been used.
-        known: Vec<&'static str>,
     },
     /// A template has a mistake, or names something that is not there.
     #[error("the prompt template `{name}` is wrong: {}", chain(source))]

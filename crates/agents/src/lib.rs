@@ -24,7 +24,7 @@ pub use error::AgentError;
 pub use event::{AgentEvent, MAX_EVENT_TEXT, Role};
 pub use kind::{AgentInvocation, AgentKind, ApiAccess, ModelApi, is_session_id};
 pub use lines::MAX_LINE;
-pub use parser::{OutputParser, events_from_log};
+pub use parser::OutputParser;
 pub use prompts::{FeedbackPrompt, PlannerPrompt, Prompts, WorkerPrompt};
 pub use registry::{KindSettings, Kinds};
 pub use report::{AgentExit, AgentReport};

@@ -1,8 +1,7 @@
 //! From bytes to events and a report.
 
 use crate::lines::{Line, Lines, MAX_LINE};
-use crate::{AgentEvent, AgentExit, AgentKind, AgentReport};
-use ostler_domain::Usage;
+use crate::{AgentEvent, AgentExit, AgentReport};
 
 /// Reads what one run of an agent program prints on standard output.
 ///
@@ -73,24 +72,4 @@ impl<R: LineReader> OutputParser for ByLine<R> {
         self.lines.finish(|line| read(reader, &line, &mut events));
         (events, self.reader.report(exit))
     }
-}
-
-/// The events of a kept log, for a view of the conversation. Lazy: a log of any size costs the memory of one chunk.
-///
-/// `chunks` are those of standard output only, in order.
-pub fn events_from_log<I>(kind: &dyn AgentKind, chunks: I) -> impl Iterator<Item = AgentEvent> + use<I>
-where
-    I: IntoIterator,
-    I::Item: AsRef<[u8]>,
-{
-    let mut parser = Some(kind.parser(Usage::default()));
-    let mut chunks = chunks.into_iter();
-    std::iter::from_fn(move || {
-        if let Some(chunk) = chunks.next() {
-            return parser.as_mut().map(|parser| parser.push(chunk.as_ref()));
-        }
-        // How it exited changes the report only, and that is stored elsewhere.
-        parser.take().map(|parser| parser.finish(AgentExit::Code(0)).0)
-    })
-    .flatten()
 }

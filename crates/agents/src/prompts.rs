@@ -1,14 +1,13 @@
 //! Prompts from templates.
 //!
-//! The texts are data, so that a person can replace them without a new build. A template that names something that is
-//! not there is an error, never an empty text: an agent that is told half of its task does the wrong thing.
+//! A template that names something that is not there is an error, never an empty text: an agent that is told half of its
+//! task does the wrong thing.
 
 use crate::AgentError;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
-use std::path::Path;
 
 /// File name and text of each prompt.
 const EMBEDDED: [(&str, &str); 3] = [
@@ -96,38 +95,14 @@ impl Prompts {
         env.set_syntax(syntax()?);
         // Prompts are plain text: nothing in a task's words is to be escaped.
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        let mut prompts = Self(env);
         for (name, text) in EMBEDDED {
-            prompts.add(name, text.to_owned())?;
+            env.add_template(name, text)
+                .map_err(|source| AgentError::Template {
+                    name: name.to_owned(),
+                    source,
+                })?;
         }
-        Ok(prompts)
-    }
-
-    /// Those texts, with each replaced for which `dir` has a file: `planner.md`, `worker.md`, `feedback.md`.
-    ///
-    /// Fails for a file that cannot be read or compiled, and for any other `.md` file there, since its name must be a
-    /// mistake. What a template names is checked by rendering it once with every field present and once with as few
-    /// as possible, so that a mistake is found at start and not in the middle of a task.
-    pub fn with_overrides(dir: &Path) -> Result<Self, AgentError> {
-        let unreadable = |path: &Path, source| AgentError::TemplateUnreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let mut prompts = Self::embedded()?;
-        for entry in std::fs::read_dir(dir).map_err(|error| unreadable(dir, error))? {
-            let path = entry.map_err(|error| unreadable(dir, error))?.path();
-            if path.extension().is_none_or(|extension| extension != "md") {
-                continue;
-            }
-            let Some((name, _)) = EMBEDDED.iter().find(|(name, _)| path.ends_with(name)) else {
-                let known = EMBEDDED.map(|(name, _)| name).to_vec();
-                return Err(AgentError::TemplateUnknown { path, known });
-            };
-            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
-            prompts.add(name, text)?;
-        }
-        prompts.try_all()?;
-        Ok(prompts)
+        Ok(Self(env))
     }
 
     /// The planner's prompt.
@@ -145,15 +120,6 @@ impl Prompts {
         self.render("feedback.md", prompt)
     }
 
-    fn add(&mut self, name: &'static str, text: String) -> Result<(), AgentError> {
-        self.0
-            .add_template_owned(name, text)
-            .map_err(|source| AgentError::Template {
-                name: name.to_owned(),
-                source,
-            })
-    }
-
     fn render(&self, name: &str, context: impl Serialize) -> Result<String, AgentError> {
         let rendered = self
             .0
@@ -163,49 +129,6 @@ impl Prompts {
             name: name.to_owned(),
             source,
         })
-    }
-
-    fn try_all(&self) -> Result<(), AgentError> {
-        let checks = ["make test".to_owned()];
-        for full in [true, false] {
-            let word = if full { "x" } else { "" };
-            let some = full.then_some("x");
-            let checks = if full { &checks[..] } else { &[] };
-            let attempt = if full { 2 } else { 1 };
-            self.planner(&PlannerPrompt {
-                title: "x",
-                description: word,
-                project: "x",
-                default_branch: "x",
-                epic: "x",
-                instruction_file: some,
-                attempt,
-                feedback: some,
-            })?;
-            self.worker(&WorkerPrompt {
-                task_title: "x",
-                title: "x",
-                spec: word,
-                plan: word,
-                project: "x",
-                default_branch: "x",
-                branch: "x",
-                issue: "x",
-                checks,
-                instruction_file: some,
-                attempt,
-                feedback: some,
-            })?;
-            self.feedback(&FeedbackPrompt {
-                title: "x",
-                issue: "x",
-                branch: "x",
-                checks,
-                feedback: some,
-                attempt,
-            })?;
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
-//! The prompts as agents read them, and what a person may replace.
+//! The prompts as agents read them.
 
-use ostler_agents::{AgentError, FeedbackPrompt, PlannerPrompt, Prompts, WorkerPrompt};
+use ostler_agents::{FeedbackPrompt, PlannerPrompt, Prompts, WorkerPrompt};
 
 const PLANNER: PlannerPrompt<'static> = PlannerPrompt {
     title: "Add a --json flag",
@@ -86,40 +86,4 @@ fn words_of_a_task_are_neither_escaped_nor_executed() {
         })
         .unwrap();
     assert!(text.contains(description), "{text}");
-}
-
-#[test]
-fn a_directory_replaces_prompts() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("planner.md"), "Plan {{ title }} into {{ epic }}").unwrap();
-    std::fs::write(dir.path().join("notes.txt"), "ignored").unwrap();
-    let prompts = Prompts::with_overrides(dir.path()).unwrap();
-    assert_eq!(
-        prompts.planner(&PLANNER).unwrap(),
-        "Plan Add a --json flag into iv-1"
-    );
-    assert!(prompts.worker(&worker(&[])).unwrap().contains("iv-1.1"));
-}
-
-#[test]
-fn mistakes_in_replacements_are_found_at_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("worker.md");
-    for (text, hint) in [
-        ("{{ titel }}", "undefined"),
-        ("{% if feedback %}{{ fedback }}{% endif %}", "undefined"),
-        ("{% if %}", "syntax"),
-    ] {
-        std::fs::write(&file, text).unwrap();
-        let error = Prompts::with_overrides(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("worker.md") && error.contains(hint), "{error}");
-    }
-    std::fs::rename(&file, dir.path().join("workers.md")).unwrap();
-    let error = Prompts::with_overrides(dir.path()).unwrap_err();
-    assert!(matches!(error, AgentError::TemplateUnknown { .. }), "{error}");
-    let missing = Prompts::with_overrides(&dir.path().join("absent")).unwrap_err();
-    assert!(
-        matches!(missing, AgentError::TemplateUnreadable { .. }),
-        "{missing}"
-    );
 }
