@@ -144,7 +144,15 @@ fn holds_a_container() {
     let mark = std::env::var("OSTLER_TEST_MARK").unwrap();
     let program = in_path("sleep").unwrap().display().to_string();
     engine
-        .docker(&["run", "--detach", "--network=none", "tiny", &program, &mark])
+        .docker(&[
+            "run",
+            "--detach",
+            "--network=none",
+            "--stop-signal=KILL",
+            "tiny",
+            &program,
+            &mark,
+        ])
         .unwrap();
     println!("\nready");
     std::thread::sleep(Duration::from_secs(120));
