@@ -8,7 +8,7 @@
 //! env = { RUST_BACKTRACE = "1" }
 //!
 //! [pool]
-//! name = "rust"               # where checks run; the default pool if left out
+//! name = "rust"               # where checks run, as the default branch says it; the default pool if left out
 //!
 //! [requirements]
 //! cpus = 2

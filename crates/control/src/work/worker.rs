@@ -128,7 +128,7 @@ impl Control {
                 return self.again(subtask, conflict_text(project, &files)).await;
             }
         }
-        let file = match self.project_file(project, &head).await {
+        let mut file = match self.project_file(project, &head).await {
             Ok(file) => file,
             Err(error) => {
                 return self
@@ -136,6 +136,13 @@ impl Control {
                     .await;
             }
         };
+        // What is checked is the branch's to say, where is not: an agent wrote it, and another pool may hold more than
+        // agents are meant to see. A file that is broken on the default branch chooses nothing.
+        let trusted = self
+            .project_file(project, &project.default_branch)
+            .await
+            .unwrap_or_default();
+        (file.pool, file.requirements) = (trusted.pool, trusted.requirements);
         if file.checks.is_empty() {
             return self.open_merge_request(subtask, project, repository, head).await;
         }

@@ -184,6 +184,22 @@ async fn a_broken_project_file_is_the_workers_to_mend() {
 }
 
 #[tokio::test]
+async fn a_branch_does_not_choose_where_its_checks_run() {
+    let mut world = World::new(Some(&format!("{ONE_CHECK}[pool]\nname = \"safe\"\n"))).await;
+    world.task(false).await;
+    let a = world.plan(&[("alpha", &[])]).await.remove(0);
+    world.control.start_subtask(&me(), a.id).await.unwrap();
+    let run = world.next(RunKind::Worker).await;
+    let elsewhere =
+        format!("{ONE_CHECK}[pool]\nname = \"privileged\"\n[requirements]\nimage = \"with-secrets\"\n");
+    world.work_on(&run, "ostler.toml", &elsewhere).await;
+    let runs = world.runs().await;
+    let check = runs.iter().find(|r| r.submitted.kind == RunKind::Check).unwrap();
+    let wanted = &check.submitted.requirements;
+    assert_eq!((wanted.pool.as_deref(), &wanted.image), (Some("safe"), &None));
+}
+
+#[tokio::test]
 async fn a_conflict_goes_back_to_a_worker_with_the_files_named() {
     for auto in [true, false] {
         let mut world = World::new(None).await;
