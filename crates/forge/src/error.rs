@@ -91,7 +91,11 @@ pub enum ForgeError {
         other: String,
     },
     /// There is no clone.
-    #[error("{} does not exist; the project was never cloned or its clone was removed: add it again", path.display())]
+    #[error(
+        "{} does not exist: the project's clone was removed, then add the project again; or it is on another server of \
+         this database, then ask that one",
+        path.display()
+    )]
     NotCloned {
         /// Where the clone should be.
         path: PathBuf,

@@ -149,5 +149,13 @@ impl Attempt<'_> {
 }
 
 fn not_prepared(error: &ForgeError) -> Interrupt {
-    Interrupt::Failed(format!("the workspace could not be prepared: {error}"))
+    let reason = format!("the workspace could not be prepared: {error}");
+    match error {
+        // Another server of this database has it, perhaps, and may take the run.
+        ForgeError::NotCloned { .. } => Interrupt::Lost {
+            reason,
+            started: true,
+        },
+        _ => Interrupt::Failed(reason),
+    }
 }
