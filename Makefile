@@ -31,7 +31,7 @@ unit:
 	scripts/demo --agent command --binary $(TARGET)/debug/ostler
 
 # Ostler beside its peers, in one run on this machine; writes benches/RESULTS.md. Takes ten minutes and wants the machine
-# for itself. QUICK=1: a minute or two that show that it works, with the tables in target/ instead.
+# for itself; ROUNDS=5 is for a record. QUICK=1: a minute or two that show that it works, with the tables in target/.
 bench:
 	cargo build --release --package ostler --package ostler-benches
-	target/release/ostler-benches $(if $(QUICK),--quick --output target/bench-quick.md)
+	target/release/ostler-benches $(if $(QUICK),--quick --output target/bench-quick.md) $(if $(ROUNDS),--rounds $(ROUNDS))

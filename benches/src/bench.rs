@@ -29,8 +29,8 @@ pub(crate) enum Asked {
 /// Producers of [`Asked::Many`].
 pub(crate) const MANY: u32 = 64;
 /// Enqueues to an idle queue in each round.
-const IDLE_SAMPLES: u32 = 150;
-const HALF_LOAD_SECONDS: f64 = 3.0;
+const IDLE_SAMPLES: u32 = 100;
+const HALF_LOAD_SECONDS: f64 = 2.0;
 /// Looked at before each measurement, to see what else the machine is doing.
 const QUIET: Duration = Duration::from_millis(200);
 /// A faster open loop would measure the loop.
@@ -339,8 +339,11 @@ impl Bench<'_> {
                 if contender.program == Program::Executor {
                     continue;
                 }
-                for (asked, producers, times) in [(Asked::One, 1, 1), (Asked::Many, MANY, 10)] {
-                    let count = self.scaled(contender.singles * times).max(producers);
+                for (asked, producers, count) in [
+                    (Asked::One, 1, contender.singles),
+                    (Asked::Many, MANY, contender.together),
+                ] {
+                    let count = self.scaled(count).max(producers);
                     let arguments = words(&format!(
                         "--scenario enqueue --count {count} --producers {producers}"
                     ));

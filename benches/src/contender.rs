@@ -57,9 +57,11 @@ pub(crate) struct Contender {
     pub(crate) kept: Kept,
     /// Jobs to drain.
     pub(crate) jobs: u32,
-    /// Jobs that one producer enqueues; 64 enqueue ten times as many.
+    /// Jobs that one producer enqueues.
     pub(crate) singles: u32,
-    /// Rounds that it takes part in, at most: those that decide nothing or take minutes are in fewer.
+    /// Jobs that 64 producers enqueue.
+    pub(crate) together: u32,
+    /// Rounds that it takes part in, at most.
     pub(crate) rounds: u32,
 }
 
@@ -67,7 +69,7 @@ const fn contender(
     name: &'static str,
     program: Program,
     kept: Kept,
-    (jobs, singles): (u32, u32),
+    (jobs, singles, together): (u32, u32, u32),
     rounds: u32,
 ) -> Contender {
     Contender {
@@ -76,6 +78,7 @@ const fn contender(
         kept,
         jobs,
         singles,
+        together,
         rounds,
     }
 }
@@ -87,85 +90,92 @@ pub(crate) const APALIS_SQLITE: &str = "apalis-sqlite";
 
 const EVERY: u32 = u32::MAX;
 
-/// Those that are slow at something get fewer jobs for it, so that a round ends.
+/// Jobs, enqueues of one producer and enqueues of 64. Those that are slow at something get fewer, so that a round ends;
+/// those that decide no bar are in one round.
 pub(crate) const ALL: &[Contender] = &[
     contender(
         OUR_POSTGRES,
         Program::Queue,
         Kept::Postgres,
-        (100_000, 2000),
+        (100_000, 1000, 20_000),
         EVERY,
     ),
     contender(
         "graphile-worker",
         Program::Peer("graphile-worker"),
         Kept::Postgres,
-        (100_000, 1000),
+        (100_000, 500, 1500),
         EVERY,
     ),
     contender(
-        "apalis-postgres",
-        Program::Peer("apalis"),
+        "pg-boss",
+        Program::Peer("pg-boss"),
         Kept::Postgres,
-        (100_000, 1000),
+        (100_000, 300, 2000),
         EVERY,
     ),
     contender(
         "BullMQ, fsync always",
         Program::Peer("bullmq"),
         Kept::RedisAlways,
-        (100_000, 1000),
+        (30_000, 500, 5000),
         EVERY,
     ),
-    contender(OUR_SQLITE, Program::Queue, Kept::Sqlite, (100_000, 2000), EVERY),
     contender(
-        "pg-boss",
-        Program::Peer("pg-boss"),
+        OUR_SQLITE,
+        Program::Queue,
+        Kept::Sqlite,
+        (100_000, 1000, 20_000),
+        EVERY,
+    ),
+    contender(
+        "apalis-postgres",
+        Program::Peer("apalis"),
         Kept::Postgres,
-        (100_000, 1000),
-        2,
+        (100_000, 500, 2000),
+        1,
     ),
     contender(
         "BullMQ, fsync every second",
         Program::Peer("bullmq"),
         Kept::RedisEverySecond,
-        (100_000, 1000),
-        2,
+        (30_000, 1000, 10_000),
+        1,
     ),
     contender(
         "BullMQ, PostgreSQL",
         Program::Peer("bullmq"),
         Kept::Postgres,
-        (10_000, 500),
-        2,
+        (5000, 300, 1000),
+        1,
     ),
     contender(
         "procrastinate",
         Program::Peer("procrastinate"),
         Kept::Postgres,
-        (3000, 500),
-        2,
+        (1000, 300, 1000),
+        1,
     ),
     contender(
         APALIS_SQLITE,
         Program::Peer("apalis"),
         Kept::Sqlite,
-        (100_000, 500),
+        (100_000, 300, 2000),
         1,
     ),
     contender(
         "Ostler's executor, PostgreSQL",
         Program::Executor,
         Kept::Postgres,
-        (2000, 0),
-        2,
+        (2000, 0, 0),
+        1,
     ),
     contender(
         "Ostler's executor, SQLite",
         Program::Executor,
         Kept::Sqlite,
-        (2000, 0),
-        2,
+        (2000, 0, 0),
+        1,
     ),
 ];
 

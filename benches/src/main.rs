@@ -62,7 +62,7 @@ pub(crate) struct BenchArgs {
     /// Only these figures.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Figure>,
-    /// Times that everything is measured; 5, or 1 with --quick.
+    /// Times that everything is measured; 3, or 1 with --quick.
     #[arg(long)]
     rounds: Option<u32>,
     /// Where the tables are written.
@@ -85,7 +85,7 @@ impl BenchArgs {
     }
 
     pub(crate) fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 1 } else { 5 }).max(1)
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
     }
 }
 
