@@ -1,6 +1,6 @@
 //! The order of everything: rounds over all contenders, so that what disturbs the machine disturbs all.
 
-use crate::contender::{ALL, Contender, Kept, OUR_POSTGRES, OUR_SQLITE, Program, run};
+use crate::contender::{ALL, Contender, Kept, LIMIT, OUR_POSTGRES, OUR_SQLITE, Program, run};
 use crate::machine::Usage;
 use crate::sandboxes::Sandboxes;
 use crate::servers::{Postgres, Redis};
@@ -28,6 +28,8 @@ pub(crate) enum Asked {
 
 /// Producers of [`Asked::Many`].
 pub(crate) const MANY: u32 = 64;
+/// Between two enqueues to an idle queue.
+pub(crate) const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// Enqueues to an idle queue in each round.
 const IDLE_SAMPLES: u32 = 100;
 const HALF_LOAD_SECONDS: f64 = 2.0;
@@ -291,8 +293,13 @@ impl Bench<'_> {
     }
 
     fn probe(&mut self, asked: Asked) -> Result<()> {
-        let count = if self.args.quick { 20 } else { 300 };
-        let times = probe::fsyncs(self.stores.directory(), count)?;
+        // As often as those that are measured wait for the disk: it answers later when it has rested.
+        let (count, pause) = match asked {
+            Asked::Idle => (100, IDLE_PAUSE),
+            _ => (300, Duration::ZERO),
+        };
+        let count = if self.args.quick { count / 10 } else { count };
+        let times = probe::fsyncs(self.stores.directory(), count, pause)?;
         self.results.fsyncs.entry(asked).or_default().push(times);
         Ok(())
     }
@@ -372,6 +379,7 @@ impl Bench<'_> {
         let idle = self.scaled(IDLE_SAMPLES);
         for round in 0..self.args.rounds() {
             self.probe(Asked::Idle)?;
+            self.probe(Asked::HalfLoad)?;
             for contender in self.taking_part(round) {
                 let arguments = words(&format!("--scenario latency --count {idle}"));
                 self.measure(Asked::Idle, contender, &arguments).await;
@@ -400,7 +408,7 @@ impl Bench<'_> {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["queue", "--url", &url, "--short-url", &short]);
             command.args(words(&arguments));
-            let line = run(command).await.map_err(|error| format!("{error:#}"));
+            let line = run(command, LIMIT).await.map_err(|error| format!("{error:#}"));
             eprintln!("    {line:?}");
             self.stores.remove(kept, &url)?;
             self.stores.remove(kept, &short)?;

@@ -8,8 +8,10 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// Longer than the limit that each program has of its own.
-const LIMIT: Duration = Duration::from_secs(1200);
+/// For a drain, of which the longest takes two minutes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
+/// For what takes seconds: a program that does not end by then has lost a job.
+const SHORT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where a queue is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +135,7 @@ pub(crate) const ALL: &[Contender] = &[
         Program::Peer("apalis"),
         Kept::Postgres,
         (100_000, 500, 2000),
-        1,
+        EVERY,
     ),
     contender(
         "BullMQ, fsync every second",
@@ -215,23 +217,24 @@ impl Contender {
             command.args(["--through", "executor"]);
         }
         command.args(["--url", &url]).args(arguments);
-        let result = run(command).await;
+        let drain = arguments.iter().any(|word| word == "drain");
+        let result = run(command, if drain { LIMIT } else { SHORT_LIMIT }).await;
         stores.remove(self.kept, &url)?;
         result.with_context(|| self.command_line(arguments))
     }
 }
 
 /// The last line on stdout, as JSON.
-pub(crate) async fn run(mut command: Command) -> Result<Value> {
+pub(crate) async fn run(mut command: Command, limit: Duration) -> Result<Value> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let child = command.spawn()?;
-    let done = tokio::time::timeout(LIMIT, child.wait_with_output())
+    let done = tokio::time::timeout(limit, child.wait_with_output())
         .await
-        .context("it did not end in time")??;
+        .with_context(|| format!("it did not end within {} s", limit.as_secs()))??;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
         let lines: Vec<&str> = said.trim().lines().collect();

@@ -2,6 +2,7 @@
 
 use super::scenarios::WARM_UP_JOBS;
 use super::{QueueArgs, enqueue_bulk, in_state, job, seconds, verify};
+use crate::bench::IDLE_PAUSE;
 use crate::probe::milliseconds;
 use crate::stats::percentile;
 use anyhow::Result;
@@ -22,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs at once.
 const SLOTS: u32 = 64;
-const PAUSE: Duration = Duration::from_millis(20);
 
 struct Server {
     stop: CancellationToken,
@@ -121,7 +121,7 @@ pub(super) async fn latency(store: &Arc<dyn Store>, args: &QueueArgs) -> Result<
     let server = Server::start(store, args).await?;
     let mut waits = Vec::new();
     for number in 0..WARM_UP_JOBS + args.count {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(IDLE_PAUSE).await;
         let start = Instant::now();
         store.enqueue(vec![job(number, 0, 0)]).await?;
         succeeded(store, number + 1).await?;

@@ -2,6 +2,7 @@
 
 use super::idle::{Handled, Workers};
 use super::{QueueArgs, enqueue_bulk, in_state, job, seconds, verify};
+use crate::bench::IDLE_PAUSE;
 use crate::probe::milliseconds;
 use crate::stats::percentile;
 use anyhow::{Result, ensure};
@@ -13,7 +14,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-const PAUSE: Duration = Duration::from_millis(20);
 pub(super) const WARM_UP_JOBS: u32 = 50;
 
 pub(super) async fn drain(store: &Arc<dyn Store>, args: &QueueArgs) -> Result<Value> {
@@ -95,7 +95,7 @@ pub(super) async fn latency(store: &Arc<dyn Store>, args: &QueueArgs) -> Result<
     let mut enqueues = Vec::new();
     let one_at_a_time = if args.rate.is_some() { WARM_UP_JOBS } else { jobs };
     for number in 0..one_at_a_time {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(IDLE_PAUSE).await;
         handled.on_send(number);
         let start = Instant::now();
         store.enqueue(vec![job(number, 0, 0)]).await?;

@@ -2,7 +2,7 @@
 
 use super::{About, table};
 use crate::bench::{Asked, Results};
-use crate::contender::{Contender, OUR_POSTGRES, OUR_SQLITE, Program};
+use crate::contender::{Contender, OUR_POSTGRES, OUR_SQLITE};
 use crate::stats::{Spread, number, percentile};
 use serde_json::Value;
 use std::fmt::Write;
@@ -158,11 +158,13 @@ pub(super) fn all(about: &About, results: &Results) -> String {
         "P6, from the enqueue to the start",
         &format!(
             "Milliseconds from just before the enqueue to the start of the handler (the product's executor: to the end \
-             of the run), one at a time and at half of what the queue can take, at most {} a second. An fsync took \
-             {} ms (p50) and {} ms (p99) in these rounds.",
+             of the run), one at a time and at half of what the queue can take, at most {} a second. An fsync with the \
+             same pauses took {} ms (p50) and {} ms (p99), one after the other {} ms and {} ms.",
             crate::bench::HIGHEST_RATE,
             shown(fsync(results, Asked::Idle, 0.5)),
             shown(fsync(results, Asked::Idle, 0.99)),
+            shown(fsync(results, Asked::HalfLoad, 0.5)),
+            shown(fsync(results, Asked::HalfLoad, 0.99)),
         ),
         &[
             "", "store", "durable", "idle p50", "idle p99", "runs/s", "p50", "p99",
@@ -291,9 +293,4 @@ pub(super) fn commands(results: &Results) -> String {
         "## Commands\n\nEach with an empty database. Settings of the peers, and why: `benches/peers/README.md`.\n\n\
          ```\n{lines}\n```\n"
     )
-}
-
-/// Whether a contender is a queue with a handler, ours or a peer's.
-pub(super) fn is_queue(contender: &Contender) -> bool {
-    contender.program != Program::Executor
 }
