@@ -262,6 +262,17 @@ impl Control {
                 "the subtask has no merge request".into(),
             ));
         };
+        if checked_only && let Some(check) = self.weakened_check(&project, &request.head).await? {
+            let reason = format!(
+                "its branch changes the check `{check}` or takes it out, so it is not merged by itself: look at its diff, \
+                 and merge it by hand"
+            );
+            if subtask.error.as_ref() != Some(&reason) {
+                subtask.error = Some(reason);
+                self.commit(self.subtask_changes(&mut subtask).to_vec()).await?;
+            }
+            return Ok(());
+        }
         let message = format!("{} (!{})\n\n{}", request.title, request.number, request.body);
         let (source, target, head) = (&request.source_branch, &request.target_branch, &request.head);
         let outcome = if checked_only {
@@ -287,6 +298,19 @@ impl Control {
         request.status = MergeRequestStatus::Merged;
         request.closed_at = Some(self.now());
         self.conclude(subtask, request, unpublished).await
+    }
+
+    /// A check of the default branch that other work would not be held to any more.
+    async fn weakened_check(&self, project: &Project, head: &str) -> Result<Option<String>> {
+        // A file that is broken on the default branch holds nobody to anything.
+        let before = self.project_file(project, &project.default_branch).await;
+        let after = self.project_file(project, head).await?;
+        let mut lost = before
+            .unwrap_or_default()
+            .checks
+            .into_iter()
+            .filter(|check| !after.checks.contains(check));
+        Ok(lost.next().map(|check| check.name))
     }
 
     /// Brings merged work to where the project was cloned from. Gives the reason if that cannot be done.

@@ -200,6 +200,35 @@ async fn a_branch_does_not_choose_where_its_checks_run() {
 }
 
 #[tokio::test]
+async fn work_that_weakens_the_checks_waits_for_a_person() {
+    let weaker = [String::new(), ONE_CHECK.replace("./test", "true")];
+    for file in weaker {
+        let mut world = World::new(Some(ONE_CHECK)).await;
+        // Without checks nothing is checked.
+        world.strict = !file.is_empty();
+        world.task(true).await;
+        let a = world.plan(&[("alpha", &[])]).await.remove(0);
+        let run = world.next(RunKind::Worker).await;
+        world.work_on(&run, "ostler.toml", &file).await;
+        if !file.is_empty() {
+            world.check_ok().await;
+        }
+        let waiting = world.subtask(a.id).await;
+        assert_eq!(waiting.status, SubtaskStatus::Completed);
+        assert!(waiting.error.unwrap().contains("the check `tests`"));
+        assert_eq!(world.merge(&a).await.status, SubtaskStatus::Merged);
+    }
+    // More checks, and others in the same file, are no trouble.
+    let mut world = World::new(Some(ONE_CHECK)).await;
+    world.task(true).await;
+    world.plan(&[("alpha", &[])]).await;
+    let run = world.next(RunKind::Worker).await;
+    let more = format!("{ONE_CHECK}[[check]]\nname = \"lint\"\ncommand = \"./lint\"\n");
+    world.work_on(&run, "ostler.toml", &more).await;
+    assert_eq!(world.check_ok().await.status, SubtaskStatus::Merged);
+}
+
+#[tokio::test]
 async fn a_conflict_goes_back_to_a_worker_with_the_files_named() {
     for auto in [true, false] {
         let mut world = World::new(None).await;
