@@ -125,7 +125,12 @@ async fn a_credential_reaches_the_server_and_nothing_else() {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    assert!(!command_lines_with_secret().is_empty());
+    // While a program is being loaded its command line is empty for a moment.
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while command_lines_with_secret().is_empty() {
+        assert!(std::time::Instant::now() < end, "the search finds nothing");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     shown.kill().unwrap();
     shown.wait().unwrap();
 
