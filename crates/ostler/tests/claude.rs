@@ -308,5 +308,19 @@ async fn conflicts_are_resolved_failed_checks_mended_and_cancelled_runs_stay_so(
     let attempts = |title| of(&list, title)["attempts"].as_u64().unwrap();
     assert_eq!(attempts("Left") + attempts("Right"), 3, "{list:#}");
     assert_eq!(attempts("Break"), 2);
+    // The second attempt at it went on in the conversation of the first.
+    let path = format!("/subtasks/{}/runs", of(&list, "Break")["id"].as_str().unwrap());
+    let runs = stage.server.get(&path).await;
+    let sessions: Vec<&Value> = runs
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|run| run["kind"] == "worker")
+        .map(|run| &run["agent_session"])
+        .collect();
+    assert!(
+        sessions.len() == 2 && sessions[0] == sessions[1] && sessions[0].is_string(),
+        "{runs:#}"
+    );
     stage.end().await;
 }
