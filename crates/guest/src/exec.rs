@@ -143,6 +143,8 @@ impl Execs {
             _ => Status::resource_exhausted(format!("no process can be started: {error}")),
         };
         let (status, told) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(error.into()))?;
+        // Inherited by the supervisor, and by nothing else, as nothing else is started before it is closed here.
+        fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|error| refused(error.into()))?;
         let mut child = Command::new("/proc/self/exe")
             .arg0("ostler-guest")
             .args(["supervise", &told.as_raw_fd().to_string(), "--"])
@@ -154,7 +156,7 @@ impl Execs {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn_with(&told)
+            .spawn()
             .map_err(refused)?;
         drop(told);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -276,19 +278,6 @@ pub(crate) fn home() -> String {
 /// Where `bd` and `orchestrator` are.
 pub(crate) fn tools(run: &Path) -> PathBuf {
     run.join("bin")
-}
-
-/// Starting a process that inherits one descriptor more.
-trait SpawnWith {
-    fn spawn_with(&mut self, inherited: &OwnedFd) -> io::Result<std::process::Child>;
-}
-
-impl SpawnWith for Command {
-    fn spawn_with(&mut self, inherited: &OwnedFd) -> io::Result<std::process::Child> {
-        // Nothing else starts processes here, so no other one inherits it.
-        fcntl(inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        self.spawn()
-    }
 }
 
 impl Exec {
