@@ -398,10 +398,7 @@ impl Control {
             .check(&sandbox.template)
             .map_err(|error| ControlError::Unprocessable(error.to_string()))?;
         self.commit(vec![Change::insert(&sandbox)]).await?;
-        let spec = SandboxSpec {
-            id: sandbox.id,
-            template: sandbox.template.clone(),
-        };
+        let spec = SandboxSpec::new(sandbox.id, sandbox.template.clone());
         let started = async {
             let reference = driver.start(&spec).await.map_err(|error| error.to_string())?;
             self.guest(&sandbox)

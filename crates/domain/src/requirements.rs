@@ -41,6 +41,8 @@ text_enum! {
     NetworkPolicy {
         /// Nothing but its own loopback.
         None = "none",
+        /// What the template's [`crate::Egress`] names, and nothing else.
+        Filtered = "filtered",
         /// What the host can reach.
         Open = "open",
     }

@@ -6,7 +6,7 @@ use crate::{
     Timestamp,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 text_enum! {
@@ -68,6 +68,24 @@ pub struct Mount {
     pub writable: bool,
 }
 
+/// What a sandbox with [`NetworkPolicy::Filtered`] may reach. Everything else is denied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Egress {
+    /// Domains: `example.org`, or `*.example.org` for everything below it, each with an optional `:port` (443 and 80 when
+    /// absent).
+    pub domains: Vec<String>,
+    /// Addresses and networks with a port: `192.0.2.7:5432`, `192.0.2.0/24:443`, `[2001:db8::/64]:22`.
+    pub addresses: Vec<String>,
+}
+
+impl Egress {
+    /// Whether nothing is allowed.
+    pub fn is_empty(&self) -> bool {
+        self.domains.is_empty() && self.addresses.is_empty()
+    }
+}
+
 /// What every sandbox of a pool is started from; all of it is baked in, so together it is the pool's key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +116,34 @@ pub struct SandboxTemplate {
     /// Labels, for matching.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What may be reached where the network is `filtered`.
+    #[serde(default, skip_serializing_if = "Egress::is_empty")]
+    pub egress: Egress,
+    /// Root drive of a virtual machine: a file on the host, which is only read. What the sandbox writes goes to a layer of
+    /// its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_drive: Option<String>,
+    /// Size of an empty second drive of a virtual machine, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_drive_mb: Option<u64>,
+    /// Kernel of a virtual machine: a file on the host; the driver's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Added to the kernel's command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_args: Option<String>,
+    /// Devices of the host that programs may use, such as `kvm`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub devices: BTreeSet<String>,
+    /// User that programs run as, where an image has several: a name or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Name of a snapshot that sandboxes are restored from instead of being booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// Whether the virtual machine monitor runs in its jailer, for drivers that have one; the driver's setting when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jailer: Option<bool>,
 }
 
 const fn default_cpus() -> u32 {
@@ -123,6 +169,15 @@ impl SandboxTemplate {
             env: BTreeMap::new(),
             mounts: Vec::new(),
             labels: BTreeMap::new(),
+            egress: Egress::default(),
+            root_drive: None,
+            data_drive_mb: None,
+            kernel: None,
+            kernel_args: None,
+            devices: BTreeSet::new(),
+            user: None,
+            snapshot: None,
+            jailer: None,
         }
     }
 }
@@ -214,7 +269,7 @@ impl Pool {
             disk_mb: t.disk_mb,
             network: t.network,
             labels: t.labels.clone(),
-            devices: std::collections::BTreeSet::new(),
+            devices: t.devices.clone(),
         }
     }
 

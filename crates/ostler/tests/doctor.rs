@@ -299,10 +299,7 @@ async fn what_a_killed_doctor_has_left_is_removed() {
     let _guard = LeakGuard::new(dir.path()).with_word(&instance);
     let options = ProcessOptions::new(&instance, trial.join("process"), guest);
     let driver = ProcessDriver::open(options).await.unwrap();
-    let spec = SandboxSpec {
-        id: SandboxId::new(),
-        template: SandboxTemplate::new(DriverKind::Process),
-    };
+    let spec = SandboxSpec::new(SandboxId::new(), SandboxTemplate::new(DriverKind::Process));
     driver.start(&spec).await.unwrap();
     let said = doctor(dir.path(), |_| {});
     assert_eq!(said.on("process sandbox").0, "ok", "{}", said.all);

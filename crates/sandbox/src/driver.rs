@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
@@ -21,6 +22,19 @@ pub struct SandboxSpec {
     pub id: SandboxId,
     /// Everything that is baked in.
     pub template: SandboxTemplate,
+    /// vsock context id, from 3 upward, for drivers whose [`Capabilities::vsock`] is set.
+    pub vsock_cid: Option<u32>,
+}
+
+impl SandboxSpec {
+    /// A sandbox without a vsock context id.
+    pub const fn new(id: SandboxId, template: SandboxTemplate) -> Self {
+        Self {
+            id,
+            template,
+            vsock_cid: None,
+        }
+    }
 }
 
 /// What a driver on this host can enforce. Asking for more is refused by [`Driver::check`].
@@ -44,6 +58,14 @@ pub struct Capabilities {
     pub pause: bool,
     /// Whether it can snapshot and restore.
     pub snapshot: bool,
+    /// Whether its sandboxes are virtual machines: with drives and a kernel of their own.
+    pub machines: bool,
+    /// Whether its sandboxes need a vsock context id.
+    pub vsock: bool,
+    /// Devices of the host that programs can be given.
+    pub devices: BTreeSet<String>,
+    /// Whether programs can run as a user that the template names.
+    pub users: bool,
     /// Machine architecture as in `uname -m`.
     pub arch: String,
 }
@@ -77,6 +99,25 @@ pub struct DriverEvent {
     pub id: SandboxId,
     /// How.
     pub exit: ExitInfo,
+}
+
+/// What a sandbox has used since its start, as far as the back end counts it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of all its programs, microseconds.
+    pub cpu_us: Option<u64>,
+    /// Memory in use now, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Read from disks, bytes.
+    pub read_bytes: Option<u64>,
+    /// Written to disks, bytes.
+    pub written_bytes: Option<u64>,
+    /// Received from the network, bytes.
+    pub received_bytes: Option<u64>,
+    /// Sent to the network, bytes.
+    pub sent_bytes: Option<u64>,
+    /// Processes now.
+    pub processes: Option<u32>,
 }
 
 /// One finding of [`Driver::probe`], for `ostler doctor`.
@@ -174,6 +215,37 @@ pub fn refusals(kind: DriverKind, can: &Capabilities, template: &SandboxTemplate
         !template.mounts.is_empty() && !can.mounts,
         "mounts of host directories".into(),
     );
+    let machine = [
+        ("a root drive", template.root_drive.is_some()),
+        ("a data drive", template.data_drive_mb.is_some()),
+        ("a kernel", template.kernel.is_some()),
+        ("kernel arguments", template.kernel_args.is_some()),
+        ("a jailer", template.jailer.is_some()),
+    ];
+    for (what, wanted) in machine {
+        refuse(
+            wanted && !can.machines,
+            format!("{what}: its sandboxes are not virtual machines"),
+        );
+    }
+    refuse(
+        template.snapshot.is_some() && !can.snapshot,
+        "a start from a snapshot".into(),
+    );
+    refuse(
+        template.user.is_some() && !can.users,
+        "a user for its programs".into(),
+    );
+    for device in template.devices.difference(&can.devices) {
+        refuse(true, format!("the device {device}"));
+    }
+    refuse(
+        template.network != NetworkPolicy::Filtered && !template.egress.is_empty(),
+        format!(
+            "a list of what may be reached, with network policy {}",
+            template.network
+        ),
+    );
     refuse(template.cpus == 0, "a sandbox needs at least one CPU".into());
     refuse(
         template.memory_mb < 16,
@@ -243,6 +315,28 @@ pub trait Driver: Send + Sync + 'static {
     /// Thaws them.
     async fn resume(&self, id: SandboxId) -> Result<(), DriverError> {
         Err(self.cannot("resume", id))
+    }
+
+    /// What the sandbox has used. Only what the back end counts itself; the guest can be asked for the rest.
+    async fn usage(&self, id: SandboxId) -> Result<Usage, DriverError> {
+        Err(self.cannot("count the use of", id))
+    }
+
+    /// Keeps the state of a running sandbox under a name, from which others are started with
+    /// [`SandboxTemplate::snapshot`]; it is paused meanwhile and goes on afterwards. A name that is there already is an
+    /// error. On failure nothing is left behind.
+    async fn snapshot(&self, id: SandboxId, _name: &str) -> Result<(), DriverError> {
+        Err(self.cannot("snapshot", id))
+    }
+
+    /// The names of the snapshots of this instance.
+    async fn snapshots(&self) -> Result<Vec<String>, DriverError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes a snapshot. Idempotent.
+    async fn remove_snapshot(&self, _name: &str) -> Result<(), DriverError> {
+        Ok(())
     }
 
     /// Sandboxes that ended unasked, as it happens. A lagging receiver loses events: health checks catch up.

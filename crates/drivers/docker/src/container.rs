@@ -69,7 +69,7 @@ pub(crate) fn body(
             mounts: Some(mounts),
             network_mode: Some(
                 match template.network {
-                    NetworkPolicy::None => "none",
+                    NetworkPolicy::None | NetworkPolicy::Filtered => "none",
                     NetworkPolicy::Open => "bridge",
                 }
                 .into(),

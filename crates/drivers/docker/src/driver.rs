@@ -143,6 +143,10 @@ fn capabilities(info: &SystemInfo, bridge: bool) -> Capabilities {
         mounts: true,
         pause: true,
         snapshot: false,
+        machines: false,
+        vsock: false,
+        devices: std::collections::BTreeSet::new(),
+        users: false,
         arch: info
             .architecture
             .clone()

@@ -273,7 +273,7 @@ impl Arguments {
             "--unshare-uts",
             "--unshare-cgroup-try",
         ]);
-        if network == NetworkPolicy::None {
+        if network != NetworkPolicy::Open {
             self.add(["--unshare-net"]);
         }
         if bubblewrap.setpriv.is_some() {

@@ -111,6 +111,10 @@ impl ProcessDriver {
             mounts: namespaces,
             pause: host.freezes(),
             snapshot: false,
+            machines: false,
+            vsock: false,
+            devices: std::collections::BTreeSet::new(),
+            users: false,
             arch: std::env::consts::ARCH.to_owned(),
         };
         let inner = Arc::new(Inner {

@@ -26,7 +26,7 @@ async fn victim() {
     loop {
         let id = SandboxId::new();
         let template = subject.template();
-        driver.start(&SandboxSpec { id, template }).await.unwrap();
+        driver.start(&SandboxSpec::new(id, template)).await.unwrap();
         driver.remove(id, Duration::from_millis(1)).await.unwrap();
     }
 }

@@ -36,7 +36,7 @@ async fn mounts_are_writable_only_where_asked_and_keep_their_owner() {
     let mut template = subject.template();
     template.mounts = vec![mount("open", true), mount("closed", false)];
     let id = SandboxId::new();
-    driver.start(&SandboxSpec { id, template }).await.unwrap();
+    driver.start(&SandboxSpec::new(id, template)).await.unwrap();
     let mut guest = Guest::ready(driver.as_ref(), id).await;
     let seen = guest
         .shell("cat /opt/some/*/there; echo made > /opt/some/open/new")
@@ -60,7 +60,7 @@ async fn mounts_are_writable_only_where_asked_and_keep_their_owner() {
         writable: false,
     }];
     let id = SandboxId::new();
-    let failed = driver.start(&SandboxSpec { id, template }).await.unwrap_err();
+    let failed = driver.start(&SandboxSpec::new(id, template)).await.unwrap_err();
     assert!(failed.to_string().contains("absent"), "{failed}");
     assert!(subject.leftovers(id).await.is_empty());
 }

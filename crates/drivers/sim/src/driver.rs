@@ -39,6 +39,10 @@ impl SimDriver {
                 mounts: false,
                 pause: true,
                 snapshot: false,
+                machines: false,
+                vsock: false,
+                devices: std::collections::BTreeSet::new(),
+                users: false,
                 arch: std::env::consts::ARCH.to_owned(),
             },
         }

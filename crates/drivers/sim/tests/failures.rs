@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 async fn started(driver: &SimDriver) -> SandboxId {
     let id = SandboxId::new();
     let template = SandboxTemplate::new(DriverKind::Sim);
-    driver.start(&SandboxSpec { id, template }).await.unwrap();
+    driver.start(&SandboxSpec::new(id, template)).await.unwrap();
     id
 }
 
@@ -64,7 +64,7 @@ async fn starts_fail_as_often_as_ordered_and_take_as_long() {
     for _ in 0..2 {
         let id = SandboxId::new();
         let template = SandboxTemplate::new(DriverKind::Sim);
-        assert!(driver.start(&SandboxSpec { id, template }).await.is_err());
+        assert!(driver.start(&SandboxSpec::new(id, template)).await.is_err());
     }
     control.delay_starts(Duration::from_millis(50));
     let before = Instant::now();

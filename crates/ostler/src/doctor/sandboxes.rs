@@ -283,10 +283,7 @@ fn said(error: DriverError) -> String {
 /// Starts a sandbox, reaches its guest and removes it.
 async fn started(driver: &dyn Driver, image: Option<&str>, missing: Status, checks: &mut Vec<Check>) -> bool {
     let subject = format!("{} sandbox", driver.kind());
-    let spec = SandboxSpec {
-        id: SandboxId::new(),
-        template: template(driver, image),
-    };
+    let spec = SandboxSpec::new(SandboxId::new(), template(driver, image));
     let begun = Instant::now();
     // A person who does not want to wait must not leave a sandbox behind.
     let tried = tokio::select! {

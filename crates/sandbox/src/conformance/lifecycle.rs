@@ -165,10 +165,7 @@ pub async fn the_same_id_is_not_started_twice(subject: &dyn Subject) {
     let mut sandbox = Started::new(subject).await;
     let again = sandbox
         .driver
-        .start(&SandboxSpec {
-            id: sandbox.id,
-            template: subject.template(),
-        })
+        .start(&SandboxSpec::new(sandbox.id, subject.template()))
         .await;
     assert!(again.is_err(), "started twice");
     assert_eq!(sandbox.guest.run(&["true"]).await.exited.code, 0);

@@ -75,7 +75,7 @@ impl Started {
 
     pub(crate) async fn on(driver: Arc<dyn Driver>, template: SandboxTemplate) -> Self {
         let id = SandboxId::new();
-        if let Err(e) = driver.start(&SandboxSpec { id, template }).await {
+        if let Err(e) = driver.start(&SandboxSpec::new(id, template)).await {
             panic!("start: {e}");
         }
         let guest = Guest::ready(driver.as_ref(), id).await;

@@ -1,0 +1,1 @@
+//! What sandboxes may reach: the policy, and the proxy and name server that apply it.

@@ -1,0 +1,1 @@
+//! Network namespaces, interfaces and packet filter of sandboxes on this host.
