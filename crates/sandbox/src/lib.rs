@@ -4,6 +4,7 @@
 pub mod conformance;
 mod driver;
 mod host;
+pub mod process;
 
 pub use driver::*;
 pub use host::{connect_socket, mount_refusals, remove_tree};

@@ -1,7 +1,7 @@
 //! Crashes, failed starts and refusals.
 
-use super::{LIMIT, Started, Subject, nothing_left};
-use crate::{Driver, DriverError, DriverEvent, DriverStatus, SandboxSpec};
+use super::{LIMIT, Started, Subject, nothing_left, spec};
+use crate::{Driver, DriverError, DriverEvent, DriverStatus};
 use ostler_domain::{DriverKind, Mount, NetworkPolicy, SandboxId, SandboxTemplate};
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -79,7 +79,7 @@ pub async fn a_crash_after_a_restart_is_announced(subject: &dyn Subject) {
 pub async fn a_failed_start_leaves_nothing(subject: &dyn Subject) {
     let (driver, template) = subject.failing().await;
     let id = SandboxId::new();
-    match driver.start(&SandboxSpec::new(id, template)).await {
+    match driver.start(&spec(driver.as_ref(), id, template)).await {
         Ok(_) => panic!("the start was to fail"),
         Err(e) => assert!(e.to_string().len() > 40, "no reason: {e}"),
     }
@@ -91,7 +91,7 @@ pub async fn a_start_given_up_midway_can_be_removed(subject: &dyn Subject) {
     let driver = subject.open().await;
     for micros in [0, 200, 1000, 5000, 20_000] {
         let id = SandboxId::new();
-        let spec = SandboxSpec::new(id, subject.template());
+        let spec = spec(driver.as_ref(), id, subject.template());
         let given_up = tokio::time::timeout(Duration::from_micros(micros), driver.start(&spec)).await;
         drop(given_up);
         if let Err(e) = driver.remove(id, Duration::ZERO).await {
@@ -168,7 +168,7 @@ async fn refused(subject: &dyn Subject, driver: &dyn Driver, template: SandboxTe
         "{template:?}: {checked:?}"
     );
     let id = SandboxId::new();
-    let started = driver.start(&SandboxSpec::new(id, template)).await;
+    let started = driver.start(&spec(driver, id, template)).await;
     assert!(
         matches!(started, Err(DriverError::Unsupported { .. })),
         "{started:?}"

@@ -2,8 +2,8 @@
 
 use super::guest::request;
 use super::leftovers::{odd_seconds, processes_with};
-use super::{Guest, Outcome, Started, Subject, eventually, nothing_left};
-use crate::{DriverStatus, SandboxSpec};
+use super::{Guest, Outcome, Started, Subject, eventually, nothing_left, spec};
+use crate::DriverStatus;
 use ostler_domain::SandboxId;
 use ostler_guest_protocol::v1::StartRequest;
 use std::time::Duration;
@@ -163,10 +163,8 @@ pub async fn nothing_is_left_of_what_ran_in_it(subject: &dyn Subject) {
 /// The second start fails and does the first sandbox no harm.
 pub async fn the_same_id_is_not_started_twice(subject: &dyn Subject) {
     let mut sandbox = Started::new(subject).await;
-    let again = sandbox
-        .driver
-        .start(&SandboxSpec::new(sandbox.id, subject.template()))
-        .await;
+    let driver = sandbox.driver.as_ref();
+    let again = driver.start(&spec(driver, sandbox.id, subject.template())).await;
     assert!(again.is_err(), "started twice");
     assert_eq!(sandbox.guest.run(&["true"]).await.exited.code, 0);
     sandbox.remove(subject).await;

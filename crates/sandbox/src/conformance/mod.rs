@@ -21,6 +21,7 @@ use crate::{Driver, SandboxSpec};
 use async_trait::async_trait;
 use ostler_domain::{SandboxId, SandboxTemplate};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Longest wait for anything that must happen.
@@ -56,6 +57,17 @@ pub trait Subject: Send + Sync {
     async fn leftovers(&self, id: SandboxId) -> Vec<String>;
 }
 
+/// What to start, with a vsock context id where the driver needs one.
+pub fn spec(driver: &dyn Driver, id: SandboxId, template: SandboxTemplate) -> SandboxSpec {
+    // Tests run in processes of their own on one host, where a context id names one machine.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let cid = || (std::process::id() << 8 | NEXT.fetch_add(1, Ordering::Relaxed) & 0xff) + 3;
+    SandboxSpec {
+        vsock_cid: driver.capabilities().vsock.then(cid),
+        ..SandboxSpec::new(id, template)
+    }
+}
+
 /// A started sandbox with its guest; a test that ends early removes it on the next run of the clean-up, not by itself.
 pub(crate) struct Started {
     pub(crate) driver: Arc<dyn Driver>,
@@ -75,7 +87,7 @@ impl Started {
 
     pub(crate) async fn on(driver: Arc<dyn Driver>, template: SandboxTemplate) -> Self {
         let id = SandboxId::new();
-        if let Err(e) = driver.start(&SandboxSpec::new(id, template)).await {
+        if let Err(e) = driver.start(&spec(driver.as_ref(), id, template)).await {
             panic!("start: {e}");
         }
         let guest = Guest::ready(driver.as_ref(), id).await;
