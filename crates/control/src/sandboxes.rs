@@ -88,6 +88,9 @@ impl Control {
                     template,
                     target: 2,
                     max: 16,
+                    start_concurrency: 2,
+                    refill_per_minute: 60,
+                    refill_burst: 20,
                     failures: 0,
                     last_error: None,
                     retry_at: None,
@@ -169,7 +172,6 @@ impl Control {
         while let Some(sandbox) = self.parts.store.claim_sandbox(claim.clone()).await? {
             // One that died while it was warm, or is of an old template, is not handed out.
             if sandbox.template == pool.template && self.guest(&sandbox)?.healthy().await {
-                let sandbox = self.to_running(sandbox).await?;
                 return Ok(Claimed {
                     sandbox,
                     cold_reason: None,
@@ -377,6 +379,8 @@ impl Control {
             driver: pool.template.driver,
             driver_ref: None,
             server_id: self.parts.server_id,
+            host: "local".into(),
+            paused: None,
             status: SandboxStatus::Provisioning,
             template: pool.template.clone(),
             config: serde_json::Value::Null,
@@ -388,6 +392,7 @@ impl Control {
             created_at: self.now(),
             claimed_at: None,
             checked_at: None,
+            used_at: None,
             version: 0,
         }
     }

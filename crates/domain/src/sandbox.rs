@@ -27,6 +27,16 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// Why a running sandbox is frozen.
+    PausedBy {
+        /// Its holder asked for it: it goes on when the holder says so.
+        Holder = "holder",
+        /// Nobody used it for a while: it goes on at its next use.
+        Idle = "idle",
+    }
+}
+
 impl SandboxStatus {
     /// The states that this one may go to. The only place where that is said.
     pub const fn successors(self) -> &'static [Self] {
@@ -193,6 +203,12 @@ pub struct Pool {
     pub target: u32,
     /// Most sandboxes at once, held ones included.
     pub max: u32,
+    /// Most starts of warm sandboxes at once, on one server.
+    pub start_concurrency: u32,
+    /// Starts of warm sandboxes per minute over time, on one server: the rate of the token bucket.
+    pub refill_per_minute: u32,
+    /// Starts of warm sandboxes that may follow each other without a wait: the size of the token bucket.
+    pub refill_burst: u32,
     /// Starts of pool members that failed one after the other; back-off and the operator's view come from it.
     pub failures: u32,
     /// The last failure of a start.
@@ -201,6 +217,68 @@ pub struct Pool {
     pub retry_at: Option<Timestamp>,
     /// Version for optimistic concurrency.
     pub version: i64,
+}
+
+/// Where a driver starts sandboxes: one engine or one machine, as one server sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// `<server id>/<driver>/<name>`.
+    pub id: String,
+    /// The server whose driver it is.
+    pub server_id: ServerId,
+    /// Driver.
+    pub driver: DriverKind,
+    /// Name in the settings; `local` where there is only one.
+    pub name: String,
+    /// Starts that failed and sandboxes that became unhealthy, one after the other.
+    pub failures: u32,
+    /// The last of those.
+    pub last_error: Option<String>,
+    /// Nothing is started there before this.
+    pub quarantined_until: Option<Timestamp>,
+    /// Nothing is started there until an operator says so.
+    pub draining: bool,
+    /// Version for optimistic concurrency.
+    pub version: i64,
+}
+
+impl Host {
+    /// The id of a host.
+    pub fn id_of(server: ServerId, driver: DriverKind, name: &str) -> String {
+        format!("{server}/{driver}/{name}")
+    }
+
+    /// How long nothing is started there after that many failures in a row, of which `most` are borne without a wait:
+    /// 1 min doubling to 30 min.
+    pub fn quarantine(failures: u32, most: u32) -> Option<Duration> {
+        let over = failures.checked_sub(most.max(1))?;
+        Some(Duration::from_secs(60u64 << over.min(5)).min(Duration::from_secs(1800)))
+    }
+}
+
+/// What a sandbox had used at a moment. Counts are since its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageSample {
+    /// Which sandbox.
+    pub sandbox_id: SandboxId,
+    /// When.
+    pub at: Timestamp,
+    /// Who held it then.
+    pub tenant_id: Option<TenantId>,
+    /// CPU time of all its programs, microseconds.
+    pub cpu_us: Option<i64>,
+    /// Memory in use then, bytes.
+    pub memory_bytes: Option<i64>,
+    /// Read from disks, bytes.
+    pub read_bytes: Option<i64>,
+    /// Written to disks, bytes.
+    pub written_bytes: Option<i64>,
+    /// Received from the network, bytes.
+    pub received_bytes: Option<i64>,
+    /// Sent to the network, bytes.
+    pub sent_bytes: Option<i64>,
+    /// Processes then.
+    pub processes: Option<i64>,
 }
 
 /// A place where runs execute.
@@ -220,8 +298,12 @@ pub struct Sandbox {
     pub driver_ref: Option<String>,
     /// The server whose driver runs it.
     pub server_id: ServerId,
+    /// The host of that driver on which it runs.
+    pub host: String,
     /// State.
     pub status: SandboxStatus,
+    /// Why it is frozen; `None` when it is not.
+    pub paused: Option<PausedBy>,
     /// What it was started from.
     pub template: SandboxTemplate,
     /// The holder's own configuration.
@@ -242,6 +324,8 @@ pub struct Sandbox {
     pub claimed_at: Option<Timestamp>,
     /// When it was last found healthy.
     pub checked_at: Option<Timestamp>,
+    /// When its holder last used it, to within some seconds.
+    pub used_at: Option<Timestamp>,
     /// Version for optimistic concurrency.
     pub version: i64,
 }

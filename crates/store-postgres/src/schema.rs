@@ -30,6 +30,18 @@ const MIGRATIONS: &[Migration] = &[
         up: include_str!("../migrations/0002_kept_replies.up.sql"),
         down: include_str!("../migrations/0002_kept_replies.down.sql"),
     },
+    Migration {
+        version: 3,
+        name: "hosts, refill, pauses and use of sandboxes",
+        up: include_str!("../migrations/0003_sandboxes.up.sql"),
+        down: include_str!("../migrations/0003_sandboxes.down.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "users, roles, credentials and the audit log",
+        up: include_str!("../migrations/0004_access.up.sql"),
+        down: include_str!("../migrations/0004_access.down.sql"),
+    },
 ];
 
 impl Migration {

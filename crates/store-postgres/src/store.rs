@@ -5,18 +5,18 @@ use crate::error::{Tries, store_error};
 use crate::schema;
 use crate::value::{bind_all, row_values};
 use async_trait::async_trait;
-use ostler_domain::{Sandbox, TenantId, Timestamp};
+use ostler_domain::{Sandbox, SandboxId, TenantId, Timestamp};
 use ostler_store::{
-    Change, ClaimSandbox, Event, Hint, MigrationStatus, NewEvent, Record, Store, StoreError, Table, Value,
-    corrupt,
+    Change, ClaimSandbox, Event, Hint, MigrationStatus, NewEvent, Record, SANDBOX_COUNTS, SandboxCount,
+    SandboxStamp, Store, StoreError, Table, Value, corrupt,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 use tokio::sync::broadcast;
 
 const CLAIM: &str = "
-UPDATE sandboxes SET status = 'provisioning', tenant_id = $3, department_id = $4, config = $5, tool_allowlist = $6,
-    for_run = $7, claimed_at = $8, version = version + 1
+UPDATE sandboxes SET status = 'running', tenant_id = $3, department_id = $4, config = $5, tool_allowlist = $6,
+    for_run = $7, claimed_at = $8, used_at = $8, version = version + 1
 WHERE id = (
     SELECT id FROM sandboxes WHERE pool = $1 AND server_id = $2 AND status = 'warm'
     ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
@@ -103,6 +103,53 @@ impl Store for PostgresStore {
                 }
             }
         }
+    }
+
+    async fn stamp_sandboxes(
+        &self,
+        ids: Vec<SandboxId>,
+        what: SandboxStamp,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let sql = format!("UPDATE sandboxes SET {} = $2 WHERE id = ANY($1)", what.column());
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .bind(&ids)
+            .bind(at.0)
+            .execute(&self.inner.pool)
+            .await;
+        done.map_err(|error| store_error(&error))?;
+        Ok(())
+    }
+
+    async fn sandbox_counts(&self) -> Result<Vec<SandboxCount>, StoreError> {
+        let rows = sqlx::query(SANDBOX_COUNTS).fetch_all(&self.inner.pool).await;
+        let rows = rows.map_err(|error| store_error(&error))?;
+        let read = |row: &PgRow| {
+            let mut values = Vec::new();
+            for at in 0..5 {
+                values.push(Value::Text(row.try_get(at)?));
+            }
+            values.push(Value::Int(row.try_get(5)?));
+            Ok(values)
+        };
+        rows.iter()
+            .map(|row| SandboxCount::from_values(read(row).map_err(|e: sqlx::Error| store_error(&e))?))
+            .collect()
+    }
+
+    async fn prune(
+        &self,
+        table: &'static Table,
+        column: &'static str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let sql = format!("DELETE FROM {} WHERE {column} < $1", table.name);
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .bind(before.0)
+            .execute(&self.inner.pool)
+            .await;
+        Ok(done.map_err(|error| store_error(&error))?.rows_affected())
     }
 
     async fn events(

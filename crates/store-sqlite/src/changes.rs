@@ -4,9 +4,10 @@ use crate::engine::translate;
 use crate::queue;
 use crate::rows::{bind, value};
 use crate::writer::Op;
-use ostler_domain::{Clock, Sandbox, SystemClock};
+use ostler_domain::{Clock, Sandbox, SandboxId, SystemClock, Timestamp};
 use ostler_store::{
-    Change, ClaimSandbox, Column, Hint, NewEvent, Record, StoreError, Table, Value, json_to_value,
+    Change, ClaimSandbox, Column, Hint, NewEvent, Record, SandboxStamp, StoreError, Table, Value,
+    json_to_value,
 };
 use rusqlite::params_from_iter;
 
@@ -152,8 +153,8 @@ fn append(op: &mut Op<'_>, event: &NewEvent) -> Result<(), StoreError> {
 pub(crate) fn claim_sandbox(op: &mut Op<'_>, claim: &ClaimSandbox) -> Result<Option<Sandbox>, StoreError> {
     let columns: Vec<&str> = Sandbox::TABLE.columns.iter().map(|(name, _)| *name).collect();
     let sql = format!(
-        "UPDATE sandboxes SET status = 'provisioning', tenant_id = ?3, department_id = ?4, config = ?5, \
-         tool_allowlist = ?6, for_run = ?7, claimed_at = ?8, version = version + 1 \
+        "UPDATE sandboxes SET status = 'running', tenant_id = ?3, department_id = ?4, config = ?5, \
+         tool_allowlist = ?6, for_run = ?7, claimed_at = ?8, used_at = ?8, version = version + 1 \
          WHERE id = (SELECT id FROM sandboxes WHERE pool = ?1 AND server_id = ?2 AND status = 'warm' \
                      ORDER BY created_at, id LIMIT 1) \
          RETURNING {}",
@@ -187,4 +188,29 @@ pub(crate) fn claim_sandbox(op: &mut Op<'_>, claim: &ClaimSandbox) -> Result<Opt
         op.hint(Hint::Pools);
     }
     Ok(claimed)
+}
+
+/// See [`ostler_store::Store::stamp_sandboxes`].
+pub(crate) fn stamp_sandboxes(
+    op: &mut Op<'_>,
+    ids: &[SandboxId],
+    what: SandboxStamp,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = format!("UPDATE sandboxes SET {} = ?2 WHERE id = ?1", what.column());
+    for id in ids {
+        op.execute(&sql, (id.to_string(), at.0))?;
+    }
+    Ok(())
+}
+
+/// See [`ostler_store::Store::prune`].
+pub(crate) fn prune(
+    op: &mut Op<'_>,
+    table: &'static Table,
+    column: &'static str,
+    before: Timestamp,
+) -> Result<u64, StoreError> {
+    let sql = format!("DELETE FROM {} WHERE {column} < ?1", table.name);
+    Ok(op.execute(&sql, [before.0])? as u64)
 }

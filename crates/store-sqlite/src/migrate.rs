@@ -29,6 +29,8 @@ const MIGRATIONS: &[Migration] = migrations! {
     "0001_records": "records and events",
     "0002_runs": "the run queue",
     "0003_kept_replies": "replies to commands in sandboxes",
+    "0004_sandboxes": "hosts, refill, pauses and use of sandboxes",
+    "0005_access": "users, roles, credentials and the audit log",
 };
 
 /// The newest number that this program knows.

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use ostler_domain::{Run, RunId, RunStatus, Sandbox, SandboxId, ServerId, TenantId, Timestamp};
 use ostler_store::{
     Cancelled, Change, ClaimRuns, ClaimSandbox, Column, Event, FinishRun, Hint, MigrationStatus, NewEvent,
-    RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, Store, StoreError, Table, Value, corrupt,
-    json_from_value,
+    RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, SANDBOX_COUNTS, SandboxCount, SandboxStamp,
+    Store, StoreError, Table, Value, corrupt, json_from_value,
 };
 use rusqlite::{Row, params_from_iter};
 use std::path::Path;
@@ -112,6 +112,35 @@ impl Store for SqliteStore {
     async fn claim_sandbox(&self, claim: ClaimSandbox) -> Result<Option<Sandbox>, StoreError> {
         self.writer
             .write(move |op| changes::claim_sandbox(op, &claim))
+            .await
+    }
+
+    async fn stamp_sandboxes(
+        &self,
+        ids: Vec<SandboxId>,
+        what: SandboxStamp,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |op| changes::stamp_sandboxes(op, &ids, what, at))
+            .await
+    }
+
+    async fn sandbox_counts(&self) -> Result<Vec<SandboxCount>, StoreError> {
+        let rows = self.query(SANDBOX_COUNTS, Vec::new(), |row| {
+            (0..6).map(|at| value(row, at)).collect::<Result<Vec<_>, _>>()
+        });
+        rows.await?.into_iter().map(SandboxCount::from_values).collect()
+    }
+
+    async fn prune(
+        &self,
+        table: &'static Table,
+        column: &'static str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.writer
+            .write(move |op| changes::prune(op, table, column, before))
             .await
     }
 

@@ -114,10 +114,62 @@ macro_rules! record {
     };
 }
 
-record!(d::Tenant, "tenants", fixed, key(id), { plain id, plain name, plain created_at, });
+record!(d::Tenant, "tenants", versioned, key(id), { plain id, plain name, plain created_at, plain version, });
+
+record!(d::Department, "departments", versioned, key(id), {
+    plain id, plain tenant_id, plain name, plain created_at, plain version,
+});
+
+record!(d::User, "users", versioned, key(id), {
+    plain id, plain tenant_id, plain name, plain email, plain department_id, plain disabled_at, plain created_at,
+    plain version,
+});
+
+record!(d::Role, "roles", versioned, key(id), {
+    plain id, plain tenant_id, plain name, json permissions, plain created_at, plain version,
+});
+
+record!(d::RoleAssignment, "role_assignments", fixed, key(user_id, role_id), {
+    plain user_id, plain role_id, plain tenant_id,
+});
+
+record!(d::Credential, "credentials", versioned, key(id), {
+    plain id, plain tenant_id, plain kind, plain name, plain ciphertext, plain nonce, plain key_id, plain created_at,
+    plain updated_at, plain version,
+});
+
+/// A known text sealed with the key of the credentials, by which a server finds out at its start whether it has that key.
+/// There is at most one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialCheck {
+    /// Always [`CredentialCheck::ID`].
+    pub id: i64,
+    /// The key that credentials are sealed with.
+    pub key_id: String,
+    /// Ciphertext with its tag, in base 64.
+    pub ciphertext: String,
+    /// Its nonce, in base 64.
+    pub nonce: String,
+    /// Version for optimistic concurrency: whoever seals a credential guards that the key is still this one.
+    pub version: i64,
+}
+
+impl CredentialCheck {
+    /// The id of the one row.
+    pub const ID: i64 = 1;
+}
+
+record!(CredentialCheck, "credential_checks", versioned, key(id), {
+    plain id, plain key_id, plain ciphertext, plain nonce, plain version,
+});
+
+record!(d::AuditEntry, "audit_log", fixed, key(id), {
+    plain id, plain at, plain tenant_id, plain actor, plain token_id, plain action, plain kind, plain object,
+    plain request_id, json details,
+});
 
 record!(d::ApiToken, "api_tokens", versioned, key(id), {
-    plain id, plain tenant_id, plain name, plain prefix, plain hash, json permissions, plain created_at,
+    plain id, plain tenant_id, plain user_id, plain name, plain prefix, plain hash, json permissions, plain created_at,
     plain expires_at, plain last_used_at, plain revoked_at, plain version,
 });
 
@@ -153,14 +205,24 @@ record!(d::Issue, "issues", versioned, key(project_id, id), {
 });
 
 record!(d::Pool, "pools", versioned, key(name), {
-    plain name, json template, plain target, plain max, plain failures, plain last_error, plain retry_at,
-    plain version,
+    plain name, json template, plain target, plain max, plain start_concurrency, plain refill_per_minute,
+    plain refill_burst, plain failures, plain last_error, plain retry_at, plain version,
+});
+
+record!(d::Host, "hosts", versioned, key(id), {
+    plain id, plain server_id, plain driver, plain name, plain failures, plain last_error, plain quarantined_until,
+    plain draining, plain version,
+});
+
+record!(d::UsageSample, "sandbox_usage", fixed, key(sandbox_id, at), {
+    plain sandbox_id, plain at, plain tenant_id, plain cpu_us, plain memory_bytes, plain read_bytes, plain written_bytes,
+    plain received_bytes, plain sent_bytes, plain processes,
 });
 
 record!(d::Sandbox, "sandboxes", versioned, key(id), {
     plain id, plain tenant_id, plain department_id, plain pool, plain driver, plain driver_ref, plain server_id,
-    plain status, json template, json config, json tool_allowlist, plain vsock_cid, plain for_run, plain failures,
-    plain reason, plain created_at, plain claimed_at, plain checked_at, plain version,
+    plain host, plain status, plain paused, json template, json config, json tool_allowlist, plain vsock_cid, plain for_run, plain failures,
+    plain reason, plain created_at, plain claimed_at, plain checked_at, plain used_at, plain version,
 });
 
 /// A conversation of an agent that a later attempt can take up again.
@@ -212,18 +274,30 @@ record!(KeptReply, "kept_replies", fixed, key(id), {
 ///
 /// References, checked at each change of a commit, and what goes with the row that is referred to:
 ///
-/// - `api_tokens`, `agent_sessions` and `kept_replies` go with their tenant. A tenant with `projects` or `sandboxes` cannot be removed
+/// - `departments`, `users`, `roles`, `credentials`, `api_tokens`, `agent_sessions` and `kept_replies` go with their tenant,
+///   `role_assignments` and `api_tokens` with their user. A role that somebody has and a department that somebody is in
+///   cannot be removed. A tenant with `projects` or `sandboxes` cannot be removed
 ///   ([`StoreError::Reference`]), since what they stand for outside the database must be taken down first.
 /// - `tasks`, `subtasks`, `merge_requests` and `issues` go with their project; `subtasks`, `merge_requests` and `issues`
 ///   with their task; `merge_requests` with their subtask.
 /// - Everything else that holds an id (`run_id`, `merge_request_id`, `pool`, `department_id`, runs, events) is free: it
 ///   may be written before its object is, and may outlive it.
 ///
-/// Unique besides the keys: `tenants.name`, `api_tokens.hash`, `projects (tenant_id, name)` and `(tenant_id, source)`,
+/// `audit_log` refers to nothing, so that it outlives what it tells of; the engine itself refuses to change or delete its
+/// rows.
+///
+/// Unique besides the keys: `tenants.name`, `departments`, `users`, `roles` and `credentials` `(tenant_id, name)`, `api_tokens.hash`, `projects (tenant_id, name)` and `(tenant_id, source)`,
 /// `subtasks (project_id, number)`, `merge_requests (project_id, number)`, and `sandboxes.vsock_cid` among those that
 /// are not `destroyed`.
 pub const TABLES: &[&Table] = &[
     d::Tenant::TABLE,
+    d::Department::TABLE,
+    d::User::TABLE,
+    d::Role::TABLE,
+    d::RoleAssignment::TABLE,
+    d::Credential::TABLE,
+    CredentialCheck::TABLE,
+    d::AuditEntry::TABLE,
     d::ApiToken::TABLE,
     d::Project::TABLE,
     d::Task::TABLE,
@@ -232,6 +306,8 @@ pub const TABLES: &[&Table] = &[
     d::Issue::TABLE,
     d::Pool::TABLE,
     d::Sandbox::TABLE,
+    d::Host::TABLE,
+    d::UsageSample::TABLE,
     AgentSession::TABLE,
     KeptReply::TABLE,
 ];

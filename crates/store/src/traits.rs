@@ -1,8 +1,10 @@
 //! The store as a whole.
 
-use crate::{Change, Event, Filter, Op, Record, RunQueue, StoreError, Table, Value};
+use crate::{Change, Column, Event, Filter, Op, Record, RunQueue, StoreError, Table, Value, corrupt};
 use async_trait::async_trait;
-use ostler_domain::{DepartmentId, Sandbox, ServerId, TenantId, Timestamp};
+use ostler_domain::{
+    DepartmentId, DriverKind, Sandbox, SandboxId, SandboxStatus, ServerId, TenantId, Timestamp,
+};
 use tokio::sync::broadcast;
 
 /// Something may have changed. Hints are coalesced and may be lost or false; a query tells the truth.
@@ -41,6 +43,63 @@ pub struct ClaimSandbox {
     pub now: Timestamp,
 }
 
+/// What [`Store::stamp_sandboxes`] notes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxStamp {
+    /// They were found healthy: `checked_at`.
+    Checked,
+    /// Their holder used them: `used_at`.
+    Used,
+}
+
+impl SandboxStamp {
+    /// The column.
+    pub const fn column(self) -> &'static str {
+        match self {
+            Self::Checked => "checked_at",
+            Self::Used => "used_at",
+        }
+    }
+}
+
+/// Some of the sandboxes that are not destroyed, counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxCount {
+    /// Their pool.
+    pub pool: String,
+    /// Their driver.
+    pub driver: DriverKind,
+    /// Their server.
+    pub server_id: ServerId,
+    /// The host of the driver.
+    pub host: String,
+    /// Their state.
+    pub status: SandboxStatus,
+    /// How many.
+    pub count: u32,
+}
+
+/// The statement of [`Store::sandbox_counts`], the same for every backend.
+pub const SANDBOX_COUNTS: &str = "SELECT pool, driver, server_id, host, status, count(*) FROM sandboxes \
+    WHERE status <> 'destroyed' GROUP BY pool, driver, server_id, host, status ORDER BY 1, 2, 3, 4, 5";
+
+impl SandboxCount {
+    /// From the values of a row of [`SANDBOX_COUNTS`].
+    pub fn from_values(values: Vec<Value>) -> Result<Self, StoreError> {
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or(Value::Null);
+        let wrong = |message| corrupt("sandboxes", "count", message);
+        Ok(Self {
+            pool: Column::from_value(next()).map_err(wrong)?,
+            driver: Column::from_value(next()).map_err(wrong)?,
+            server_id: Column::from_value(next()).map_err(wrong)?,
+            host: Column::from_value(next()).map_err(wrong)?,
+            status: Column::from_value(next()).map_err(wrong)?,
+            count: Column::from_value(next()).map_err(wrong)?,
+        })
+    }
+}
+
 /// One migration and whether it has been applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationStatus {
@@ -66,10 +125,30 @@ pub trait Store: RunQueue {
         parameters: Vec<Value>,
     ) -> Result<Vec<Vec<Value>>, StoreError>;
 
-    /// Makes the oldest warm sandbox of a pool `provisioning` for a holder, in one atomic statement. `None` when none
-    /// is warm. Two claims never get the same one. Oldest by `created_at`, then by id; the version is counted up,
-    /// `claimed_at` is set, and the holder's values replace those of before.
+    /// Makes the oldest warm sandbox of a pool `running` for a holder (through `provisioning`, of which nothing is left to
+    /// do for it), in one atomic statement. `None` when none is warm. Two claims never get the same one. Oldest by `created_at`, then by id; the version is counted up,
+    /// `claimed_at` and `used_at` are set, and the holder's values replace those of before.
     async fn claim_sandbox(&self, claim: ClaimSandbox) -> Result<Option<Sandbox>, StoreError>;
+
+    /// Notes a moment of sandboxes. Touches nothing else, not even their version: it may come at any moment between the
+    /// reading and the writing of others.
+    async fn stamp_sandboxes(
+        &self,
+        ids: Vec<SandboxId>,
+        what: SandboxStamp,
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// How many sandboxes there are that are not destroyed, by pool, server, host and state.
+    async fn sandbox_counts(&self) -> Result<Vec<SandboxCount>, StoreError>;
+
+    /// Removes the rows of a table in which `column` holds a time before `before`. Returns how many.
+    async fn prune(
+        &self,
+        table: &'static Table,
+        column: &'static str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError>;
 
     /// Events after number `after`, oldest first: those of one tenant, or all.
     async fn events(

@@ -1,7 +1,7 @@
 //! Rows: kept exactly, guarded by versions, unique values and references, committed whole or not at all.
 
 use super::samples::{self, *};
-use crate::{Change, Filter, NewEvent, Record, RunFilter, Store, StoreError, StoreExt};
+use crate::{Change, Filter, NewEvent, Record, RunFilter, SandboxStamp, Store, StoreError, StoreExt};
 use ostler_domain as d;
 use ostler_domain::{SandboxStatus, ServerId};
 use serde_json::json;
@@ -49,7 +49,12 @@ async fn round_trip<R: Record + PartialEq + Debug>(store: &dyn Store, first: R, 
 /// Every record comes back exactly, with all optional fields set and with none, before and after a change.
 pub async fn records_round_trip(store: Arc<dyn Store>) {
     let store = &*store;
-    round_trip(store, samples::tenant(), None).await;
+    let first = samples::tenant();
+    let second = d::Tenant {
+        id: first.id,
+        ..samples::tenant()
+    };
+    round_trip(store, first, Some(second)).await;
     let owner = some_tenant(store).await;
     let home = project(owner);
     let parent = task(&home, true);
@@ -76,6 +81,7 @@ pub async fn records_round_trip(store: Arc<dyn Store>) {
     };
     round_trip(store, first, Some(second)).await;
     round_trip(store, kept_reply(owner), None).await;
+    access_round_trips(store, owner).await;
 
     for full in [true, false] {
         let first = token(owner, full);
@@ -112,7 +118,151 @@ pub async fn records_round_trip(store: Arc<dyn Store>) {
             ..held(!full)
         };
         round_trip(store, first, Some(second)).await;
+        round_trip(store, host("local", full), Some(host("local", !full))).await;
+        round_trip(store, usage(at(1), full.then_some(owner)), None).await;
     }
+}
+
+async fn access_round_trips(store: &dyn Store, owner: d::TenantId) {
+    let part = department(owner);
+    let (somebody, some_role) = (user(owner, None), role(Some(owner)));
+    let changes = [
+        Change::insert(&part),
+        Change::insert(&somebody),
+        Change::insert(&some_role),
+    ];
+    store.commit(changes.into()).await.unwrap();
+
+    let first = department(owner);
+    let second = d::Department {
+        id: first.id,
+        ..department(owner)
+    };
+    round_trip(store, first, Some(second)).await;
+    for (before, after) in [(None, Some(part.id)), (Some(part.id), None)] {
+        let first = user(owner, before);
+        let second = d::User {
+            id: first.id,
+            ..user(owner, after)
+        };
+        round_trip(store, first, Some(second)).await;
+    }
+    for tenant in [Some(owner), None] {
+        let first = role(tenant);
+        let second = d::Role {
+            id: first.id,
+            permissions: d::Permissions::default(),
+            ..role(tenant)
+        };
+        round_trip(store, first, Some(second)).await;
+    }
+    let assignment = d::RoleAssignment {
+        user_id: somebody.id,
+        role_id: some_role.id,
+        tenant_id: owner,
+    };
+    round_trip(store, assignment, None).await;
+    let first = token(owner, true);
+    let second = d::ApiToken {
+        user_id: Some(somebody.id),
+        ..first.clone()
+    };
+    round_trip(store, first, Some(second)).await;
+    let first = credential(owner);
+    let second = d::Credential {
+        id: first.id,
+        kind: d::CredentialKind::GithubToken,
+        ..credential(owner)
+    };
+    round_trip(store, first, Some(second)).await;
+    let second = crate::CredentialCheck {
+        key_id: "another".into(),
+        ..credential_check()
+    };
+    round_trip(store, credential_check(), Some(second)).await;
+}
+
+/// What the audit log holds stays, whatever becomes of what it tells of.
+pub async fn the_audit_log_is_append_only(store: Arc<dyn Store>) {
+    let store = &*store;
+    let tenant = samples::tenant();
+    let entries = [audit_entry(tenant.id, true), audit_entry(tenant.id, false)];
+    let mut changes = vec![Change::insert(&tenant)];
+    changes.extend(entries.iter().map(Change::insert));
+    store.commit(changes).await.unwrap();
+    let mut values = entries[0].to_values();
+    values[1] = crate::Value::Int(0);
+    let table = d::AuditEntry::TABLE;
+    for change in [
+        Change::delete(&entries[0]),
+        Change::Update {
+            table,
+            values,
+            expected: 0,
+        },
+    ] {
+        // The tenant must come back with it.
+        let result = store.commit(vec![Change::delete(&tenant), change]).await;
+        assert!(matches!(result, Err(StoreError::Engine { .. })), "{result:?}");
+    }
+    assert!(stored(store, &tenant).await.is_some());
+    store.commit(vec![Change::delete(&tenant)]).await.unwrap();
+    let left: Vec<d::AuditEntry> = store.list(Filter::by("tenant_id", tenant.id)).await.unwrap();
+    assert_eq!(left, entries, "in the order in which they were made");
+}
+
+/// What goes with a user and with a tenant, and what cannot go while it is used.
+pub async fn access_goes_with_its_owner(store: Arc<dyn Store>) {
+    let store = &*store;
+    let tenant = samples::tenant();
+    let part = department(tenant.id);
+    let people = [user(tenant.id, Some(part.id)), user(tenant.id, None)];
+    let (own, built_in) = (role(Some(tenant.id)), role(None));
+    let mut changes = vec![
+        Change::insert(&tenant),
+        Change::insert(&part),
+        Change::insert(&own),
+        Change::insert(&built_in),
+        Change::insert(&credential(tenant.id)),
+    ];
+    for somebody in &people {
+        changes.push(Change::insert(somebody));
+        let held = d::ApiToken {
+            user_id: Some(somebody.id),
+            ..token(tenant.id, false)
+        };
+        changes.push(Change::insert(&held));
+        for role in [&own, &built_in] {
+            changes.push(Change::insert(&d::RoleAssignment {
+                user_id: somebody.id,
+                role_id: role.id,
+                tenant_id: tenant.id,
+            }));
+        }
+    }
+    store.commit(changes).await.unwrap();
+    for used in [
+        Change::delete(&part),
+        Change::delete(&own),
+        Change::delete(&built_in),
+    ] {
+        let result = store.commit(vec![used]).await;
+        assert!(matches!(result, Err(StoreError::Reference { .. })), "{result:?}");
+    }
+    store.commit(vec![Change::delete(&people[0])]).await.unwrap();
+    let left: Vec<d::ApiToken> = store.list(Filter::by("tenant_id", tenant.id)).await.unwrap();
+    assert_eq!(
+        left.iter().map(|t| t.user_id).collect::<Vec<_>>(),
+        [Some(people[1].id)]
+    );
+    store.commit(vec![Change::delete(&part)]).await.unwrap();
+    store.commit(vec![Change::delete(&tenant)]).await.unwrap();
+    let assigned: Vec<d::RoleAssignment> = store.list(Filter::all()).await.unwrap();
+    let sealed: Vec<d::Credential> = store.list(Filter::all()).await.unwrap();
+    let tokens: Vec<d::ApiToken> = store.list(Filter::by("tenant_id", tenant.id)).await.unwrap();
+    assert!(assigned.is_empty() && sealed.is_empty() && tokens.is_empty());
+    let roles: Vec<d::Role> = store.list(Filter::all()).await.unwrap();
+    assert_eq!(roles, [built_in], "those that Ostler brings along are nobody's");
 }
 
 /// A zero byte, which programs print and PostgreSQL has no text for, keeps nothing from being stored.
@@ -462,11 +612,12 @@ pub async fn sandboxes_are_claimed_oldest_first(store: Arc<dyn Store>) {
         let wanted = d::Sandbox {
             tenant_id: Some(owner),
             department_id: Some(department),
-            status: SandboxStatus::Provisioning,
+            status: SandboxStatus::Running,
             config: json!({"held": true}),
             tool_allowlist: Some(vec!["git".into()]),
             for_run: true,
             claimed_at: Some(at(5000)),
+            used_at: Some(at(5000)),
             version: 2,
             ..expected
         };
@@ -519,4 +670,70 @@ pub async fn concurrent_claims_of_sandboxes_never_double(store: Arc<dyn Store>) 
     let mut expected: Vec<_> = members.iter().map(|m| m.id).collect();
     expected.sort();
     assert_eq!(got, expected);
+}
+
+/// Sandboxes are stamped without a new version, counted by where and how they are, and samples of their use are pruned.
+pub async fn sandboxes_are_stamped_counted_and_pruned(store: Arc<dyn Store>) {
+    let store = &*store;
+    let owner = some_tenant(store).await;
+    let server = ServerId::new();
+    let of = |host: &str, status: SandboxStatus| d::Sandbox {
+        server_id: server,
+        host: host.into(),
+        status,
+        ..sandbox(Some(owner), None)
+    };
+    let all = [
+        of("a", SandboxStatus::Running),
+        of("a", SandboxStatus::Running),
+        of("b", SandboxStatus::Running),
+        of("a", SandboxStatus::Warm),
+        of("a", SandboxStatus::Destroyed),
+    ];
+    store
+        .commit(all.iter().map(Change::insert).collect())
+        .await
+        .unwrap();
+    let counts: Vec<_> = store
+        .sandbox_counts()
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|c| c.server_id == server)
+        .map(|c| (c.host, c.status, c.count))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            ("a".to_owned(), SandboxStatus::Running, 2),
+            ("a".to_owned(), SandboxStatus::Warm, 1),
+            ("b".to_owned(), SandboxStatus::Running, 1),
+        ]
+    );
+
+    store
+        .stamp_healthy(vec![all[0].id, all[3].id], at(99))
+        .await
+        .unwrap();
+    for (n, before) in all.iter().enumerate() {
+        let stamped = if n == 0 || n == 3 {
+            Some(at(99))
+        } else {
+            before.checked_at
+        };
+        let wanted = d::Sandbox {
+            checked_at: stamped,
+            ..before.clone()
+        };
+        assert_eq!(stored(store, before).await, Some(wanted));
+    }
+
+    let samples: Vec<d::UsageSample> = (1..=4).map(|n| usage(at(n), Some(owner))).collect();
+    store
+        .commit(samples.iter().map(Change::insert).collect())
+        .await
+        .unwrap();
+    assert_eq!(store.prune(d::UsageSample::TABLE, "at", at(3)).await.unwrap(), 2);
+    let left: Vec<d::UsageSample> = store.list(Filter::all().order_by("at")).await.unwrap();
+    assert_eq!(left, samples[2..]);
 }

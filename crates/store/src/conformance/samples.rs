@@ -1,7 +1,8 @@
 //! Values to store: one with every optional field set, one with none.
 
 use crate::{
-    AgentSession, Change, ClaimRuns, ClaimSandbox, FinishRun, KeptReply, RequeueRun, RunClass, Store,
+    AgentSession, Change, ClaimRuns, ClaimSandbox, CredentialCheck, FinishRun, KeptReply, RequeueRun,
+    RunClass, Store,
 };
 use ostler_domain as d;
 use ostler_domain::{NewRun, Requirements, RunId, RunOutcome, RunStatus, ServerId, TenantId, Timestamp};
@@ -21,6 +22,91 @@ pub(super) fn tenant() -> d::Tenant {
         id,
         name: format!("tenant {id}"),
         created_at: at(1_700_000_000_000_001),
+        version: 1,
+    }
+}
+
+pub(super) fn department(tenant_id: TenantId) -> d::Department {
+    let id = d::DepartmentId::new();
+    d::Department {
+        id,
+        tenant_id,
+        name: format!("department {id}"),
+        created_at: at(1),
+        version: 1,
+    }
+}
+
+pub(super) fn user(tenant_id: TenantId, department_id: Option<d::DepartmentId>) -> d::User {
+    let id = d::UserId::new();
+    d::User {
+        id,
+        tenant_id,
+        name: format!("user {id}"),
+        email: department_id.map(|_| AWKWARD.into()),
+        department_id,
+        disabled_at: department_id.map(|_| at(9)),
+        created_at: at(1),
+        version: 1,
+    }
+}
+
+pub(super) fn role(tenant_id: Option<TenantId>) -> d::Role {
+    let id = d::RoleId::new();
+    d::Role {
+        id,
+        tenant_id,
+        name: format!("role {id}"),
+        permissions: [d::Permission::AuditRead, d::Permission::TenantAdmin]
+            .into_iter()
+            .collect(),
+        created_at: at(1),
+        version: 1,
+    }
+}
+
+pub(super) fn credential(tenant_id: TenantId) -> d::Credential {
+    let id = d::CredentialId::new();
+    d::Credential {
+        id,
+        tenant_id,
+        kind: d::CredentialKind::SshKey,
+        name: format!("credential {id}"),
+        ciphertext: "c2VhbGVk".into(),
+        nonce: "bm9uY2U=".into(),
+        key_id: "0d8f".into(),
+        created_at: at(1),
+        updated_at: at(2),
+        version: 1,
+    }
+}
+
+pub(super) fn credential_check() -> CredentialCheck {
+    CredentialCheck {
+        id: CredentialCheck::ID,
+        key_id: "0d8f".into(),
+        ciphertext: "c2VhbGVk".into(),
+        nonce: "bm9uY2U=".into(),
+        version: 1,
+    }
+}
+
+pub(super) fn audit_entry(tenant_id: TenantId, full: bool) -> d::AuditEntry {
+    d::AuditEntry {
+        id: d::AuditId::new(),
+        at: at(4),
+        tenant_id,
+        actor: "development".into(),
+        token_id: full.then(d::TokenId::new),
+        action: "project.create".into(),
+        kind: "project".into(),
+        object: AWKWARD.into(),
+        request_id: full.then(|| "r".into()),
+        details: if full {
+            json!({ "name": AWKWARD })
+        } else {
+            json!(null)
+        },
     }
 }
 
@@ -36,6 +122,7 @@ pub(super) fn token(tenant_id: TenantId, full: bool) -> d::ApiToken {
     d::ApiToken {
         id,
         tenant_id,
+        user_id: None,
         name: AWKWARD.into(),
         prefix: "ost_ab".into(),
         hash: format!("hash of {id}"),
@@ -229,10 +316,44 @@ pub(super) fn pool(name: &str, full: bool) -> d::Pool {
         template: template(full),
         target: 2,
         max: 10,
+        start_concurrency: 3,
+        refill_per_minute: 60,
+        refill_burst: 5,
         failures: u32::from(full),
         last_error: full.then(|| AWKWARD.into()),
         retry_at: full.then_some(at(18)),
         version: 1,
+    }
+}
+
+pub(super) fn host(name: &str, full: bool) -> d::Host {
+    let server = ServerId::from_u128(7);
+    d::Host {
+        id: d::Host::id_of(server, d::DriverKind::Docker, name),
+        server_id: server,
+        driver: d::DriverKind::Docker,
+        name: name.into(),
+        failures: 3,
+        last_error: full.then(|| AWKWARD.into()),
+        quarantined_until: full.then_some(at(30)),
+        draining: full,
+        version: 1,
+    }
+}
+
+pub(super) fn usage(when: d::Timestamp, holder: Option<TenantId>) -> d::UsageSample {
+    let amount = holder.map(|_| 1 << 40);
+    d::UsageSample {
+        sandbox_id: d::SandboxId::new(),
+        at: when,
+        tenant_id: holder,
+        cpu_us: amount,
+        memory_bytes: amount,
+        read_bytes: amount,
+        written_bytes: amount,
+        received_bytes: amount,
+        sent_bytes: amount,
+        processes: amount,
     }
 }
 
@@ -246,6 +367,8 @@ pub(super) fn sandbox(holder: Option<TenantId>, cid: Option<i64>) -> d::Sandbox 
         driver: d::DriverKind::Docker,
         driver_ref: full.then(|| "container".into()),
         server_id: ServerId::new(),
+        host: "local".into(),
+        paused: full.then_some(d::PausedBy::Holder),
         status: if full {
             d::SandboxStatus::Running
         } else {
@@ -265,6 +388,7 @@ pub(super) fn sandbox(holder: Option<TenantId>, cid: Option<i64>) -> d::Sandbox 
         created_at: at(19),
         claimed_at: full.then_some(at(20)),
         checked_at: full.then_some(at(21)),
+        used_at: full.then_some(at(22)),
         version: 1,
     }
 }
