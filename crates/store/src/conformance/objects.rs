@@ -711,20 +711,15 @@ pub async fn sandboxes_are_stamped_counted_and_pruned(store: Arc<dyn Store>) {
         ]
     );
 
-    store
-        .stamp_healthy(vec![all[0].id, all[3].id], at(99))
-        .await
-        .unwrap();
+    let ids = vec![all[0].id, all[3].id];
+    for (what, when) in [(SandboxStamp::Checked, at(99)), (SandboxStamp::Used, at(98))] {
+        store.stamp_sandboxes(ids.clone(), what, when).await.unwrap();
+    }
     for (n, before) in all.iter().enumerate() {
-        let stamped = if n == 0 || n == 3 {
-            Some(at(99))
-        } else {
-            before.checked_at
-        };
-        let wanted = d::Sandbox {
-            checked_at: stamped,
-            ..before.clone()
-        };
+        let mut wanted = before.clone();
+        if n == 0 || n == 3 {
+            (wanted.checked_at, wanted.used_at) = (Some(at(99)), Some(at(98)));
+        }
         assert_eq!(stored(store, before).await, Some(wanted));
     }
 
