@@ -2,7 +2,8 @@
 
 use crate::output::Output;
 use crate::supervisor::{End, Report};
-use crate::{CONTROL_SOCKET, CONTROL_VARIABLE, lock, processes};
+use crate::terminal::{Half, Terminal};
+use crate::{CONTROL_SOCKET, CONTROL_VARIABLE, lock, processes, terminal};
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -20,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -41,11 +42,20 @@ const HEIRS: Duration = Duration::from_secs(1);
 /// Longest wait for a program to be started.
 const START: Duration = Duration::from_secs(10);
 const KILLED: i32 = 9;
+/// Bytes of a command that are remembered for lists.
+const ARGV: usize = 4096;
 
 /// One program.
 pub(crate) struct Exec {
     /// The process to which all that the program starts belongs.
     supervisor: i32,
+    /// Its beginning.
+    argv: Vec<String>,
+    /// Microseconds since the epoch.
+    started_us: i64,
+    /// Whether it was given a terminal, and while it runs that.
+    has_terminal: bool,
+    terminal: Mutex<Option<Arc<Terminal>>>,
     /// Of the program, while it runs; 0 before and after.
     main: AtomicI32,
     /// As told to callers: 0 until it has started.
@@ -145,28 +155,52 @@ impl Execs {
         let (status, told) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(error.into()))?;
         // Inherited by the supervisor, and by nothing else, as nothing else is started before it is closed here.
         fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|error| refused(error.into()))?;
-        let mut child = Command::new("/proc/self/exe")
+        let mut env = self.environment(&request.env)?;
+        let mut command = Command::new("/proc/self/exe");
+        let terminal = match &request.terminal {
+            None => {
+                command
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped());
+                None
+            }
+            Some(wanted) => {
+                let (terminal, other) = terminal::open(wanted)?;
+                if !request.env.contains_key("TERM") {
+                    env.insert("TERM".into(), terminal::kind(wanted).into());
+                }
+                let copy = || other.try_clone().map_err(refused);
+                command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
+                Some(terminal)
+            }
+        };
+        let mut child = command
             .arg0("ostler-guest")
             .args(["supervise", &told.as_raw_fd().to_string(), "--"])
             .args(&request.argv)
             .env_clear()
-            .envs(self.environment(&request.env)?)
+            .envs(env)
             .current_dir(&cwd)
             .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .spawn()
             .map_err(refused)?;
         drop(told);
+        // It holds the program's side of a terminal.
+        drop(command);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (input, pieces) = mpsc::channel(STDIN);
         if !request.stdin.is_empty() {
             // The channel is new and has room.
             let _ = input.try_send(request.stdin.clone());
         }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let exec = Arc::new(Exec {
             supervisor: child.id() as i32,
+            argv: beginning(&request.argv),
+            started_us: now.as_micros() as i64,
+            has_terminal: terminal.is_some(),
+            terminal: Mutex::new(terminal.clone()),
             main: AtomicI32::new(0),
             pid: watch::Sender::new(None),
             output: Output::new(&self.run, request.keep_bytes),
@@ -175,15 +209,25 @@ impl Execs {
         });
         lock(&self.known).insert(request.exec_id.clone(), Arc::clone(&exec));
         let end = |fd: Option<OwnedFd>| pipe::Receiver::from_owned_fd(fd.ok_or(io::ErrorKind::BrokenPipe)?);
-        let follow = Follow {
-            status: end(Some(status)).map_err(refused)?,
-            stdout: end(stdout.map(Into::into)).map_err(refused)?,
-            stderr: end(stderr.map(Into::into)).map_err(refused)?,
+        let status = end(Some(status)).map_err(refused)?;
+        let follow = if let Some(terminal) = terminal {
+            tokio::spawn(type_in(Arc::clone(&terminal), pieces));
+            Follow {
+                status,
+                stdout: Box::new(Half(terminal)),
+                stderr: Box::new(tokio::io::empty()),
+            }
+        } else {
+            if let Some(stdin) = stdin {
+                let stdin = pipe::Sender::from_owned_fd(stdin.into()).map_err(refused)?;
+                tokio::spawn(write(stdin, pieces));
+            }
+            Follow {
+                status,
+                stdout: Box::new(end(stdout.map(Into::into)).map_err(refused)?),
+                stderr: Box::new(end(stderr.map(Into::into)).map_err(refused)?),
+            }
         };
-        if let Some(stdin) = stdin {
-            let stdin = pipe::Sender::from_owned_fd(stdin.into()).map_err(refused)?;
-            tokio::spawn(write(stdin, pieces));
-        }
         let (this, followed) = (Arc::clone(self), Arc::clone(&exec));
         tokio::spawn(async move { follow.run(&this, &followed).await });
         Ok(exec)
@@ -237,6 +281,10 @@ impl Execs {
                 running: !exec.output.ended(),
                 last_seq: exec.output.last_seq(),
                 pid: exec.pid.borrow().unwrap_or_default(),
+                argv: exec.argv.clone(),
+                started_us: exec.started_us,
+                terminal: exec.has_terminal,
+                exited: exec.output.exited(),
             })
             .collect()
     }
@@ -307,34 +355,84 @@ impl Exec {
         Ok(())
     }
 
-    /// Sends a signal to the program and those of its children that are in its process group.
+    /// Changes the size of the program's terminal.
+    pub(crate) fn resize(&self, rows: u32, columns: u32) -> Result<(), Status> {
+        let terminal = lock(&self.terminal).clone();
+        match terminal {
+            Some(terminal) => terminal.resize(rows, columns),
+            None if self.has_terminal => Err(Status::failed_precondition("the program has ended")),
+            None => Err(Status::failed_precondition("the program has no terminal")),
+        }
+    }
+
+    /// Sends a signal to the program and those of its children that are in its process group; if it has a terminal, to
+    /// what runs in the foreground there.
     pub(crate) fn signal(&self, number: i32) -> Result<bool, Status> {
         let signal = Signal::try_from(number)
             .map_err(|_| Status::invalid_argument(format!("{number} is not the number of a signal")))?;
         let main = self.main.load(Ordering::Relaxed);
+        if let Some(terminal) = lock(&self.terminal).as_ref()
+            && terminal.signal(signal)
+        {
+            return Ok(true);
+        }
         Ok(main != 0 && killpg(Pid::from_raw(main), signal).is_ok())
     }
 
     /// Ends all that the program started. False if there was nothing left.
     pub(crate) async fn kill(&self, grace: Duration) -> bool {
-        !self.gone.load(Ordering::Relaxed) && processes::end_below(self.supervisor, grace).await
+        let main = Pid::from_raw(self.main.load(Ordering::Relaxed));
+        let mut hung_up = false;
+        if self.has_terminal && main.as_raw() != 0 {
+            // Shells do not listen to TERM, but they do when their terminal is hung up, and pass it on.
+            hung_up = killpg(main, Signal::SIGHUP).is_ok();
+            let _ = killpg(main, Signal::SIGCONT);
+        }
+        let ended = !self.gone.load(Ordering::Relaxed) && processes::end_below(self.supervisor, grace).await;
+        ended || hung_up
     }
 }
 
-/// Standard input of a program, until there is no more of it or the program does not want it.
-async fn write(mut stdin: pipe::Sender, mut pieces: mpsc::Receiver<Bytes>) {
-    while let Some(piece) = pieces.recv().await {
-        if stdin.write_all(&piece).await.is_err() {
-            return;
+/// As much of a command as lists need.
+fn beginning(argv: &[String]) -> Vec<String> {
+    let mut left = ARGV;
+    let mut words = Vec::new();
+    for word in argv {
+        let mut word = word.clone();
+        word.truncate(word.floor_char_boundary(left));
+        left = left.saturating_sub(word.len() + 1);
+        words.push(word);
+        if left == 0 {
+            break;
         }
     }
+    words
+}
+
+/// What is typed at a terminal, and at last the end of file.
+async fn type_in(terminal: Arc<Terminal>, pieces: mpsc::Receiver<Bytes>) {
+    let mut keyboard = Half(Arc::clone(&terminal));
+    if write(&mut keyboard, pieces).await {
+        // A program that has gone needs none.
+        let _ = keyboard.write_all(terminal.end_of_file()).await;
+    }
+}
+
+/// Standard input of a program, until there is no more of it (true) or the program does not want it.
+async fn write(mut stdin: impl AsyncWrite + Unpin, mut pieces: mpsc::Receiver<Bytes>) -> bool {
+    while let Some(piece) = pieces.recv().await {
+        if stdin.write_all(&piece).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// What comes from a program and its supervisor.
 struct Follow {
     status: pipe::Receiver,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    stdout: Box<dyn AsyncRead + Send + Unpin>,
+    stderr: Box<dyn AsyncRead + Send + Unpin>,
 }
 
 impl Follow {
@@ -352,6 +450,7 @@ impl Follow {
                 && !exec.output.ended()
             {
                 lock(&exec.stdin).take();
+                lock(&exec.terminal).take();
                 exec.output.end(exited.clone());
             }
             if end.is_some() && !out_open && !err_open && !supervised {

@@ -15,9 +15,11 @@ mod exec;
 mod files;
 mod output;
 mod processes;
+mod renew;
 mod serve;
 mod service;
 mod supervisor;
+mod terminal;
 mod tool;
 mod tunnels;
 

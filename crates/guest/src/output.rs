@@ -118,6 +118,14 @@ impl Output {
         lock(&self.log).ended
     }
 
+    /// How it ended, once it has.
+    pub(crate) fn exited(&self) -> Option<Exited> {
+        match &lock(&self.log).memory.back()?.event {
+            Some(Event::Exited(exited)) => Some(exited.clone()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn last_seq(&self) -> u64 {
         lock(&self.log).last_seq
     }

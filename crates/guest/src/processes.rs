@@ -1,8 +1,10 @@
 //! The processes of the sandbox, as `/proc` shows them.
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -149,6 +151,9 @@ pub(crate) struct Usage {
     /// Resident memory; pages that processes share count for each of them.
     pub(crate) memory_bytes: u64,
     pub(crate) processes: u32,
+    /// From and to storage.
+    pub(crate) read_bytes: u64,
+    pub(crate) written_bytes: u64,
 }
 
 /// Of this process and all below it, together with those below it that have ended.
@@ -156,15 +161,58 @@ pub(crate) fn usage() -> Usage {
     let own = std::process::id() as i32;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as u64;
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096) as u64;
-    let this = all().into_iter().find(|process| process.pid == own);
+    let this = std::fs::read_to_string(format!("/proc/{own}/stat"));
+    let this = this.ok().and_then(|stat| Process::parse(&stat));
     let mut usage = Usage::default();
     for process in below(own).into_iter().chain(this) {
         usage.user_us += process.user_ticks * 1_000_000 / per_second;
         usage.system_us += process.system_ticks * 1_000_000 / per_second;
         usage.memory_bytes += process.rss_pages * page;
         usage.processes += 1;
+        // Of another user's process only root may know it.
+        let io = std::fs::read_to_string(format!("/proc/{}/io", process.pid)).unwrap_or_default();
+        usage.read_bytes += field(&io, "read_bytes");
+        usage.written_bytes += field(&io, "write_bytes");
     }
     usage
+}
+
+/// A line `name: number` of a file of /proc.
+fn field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or_default()
+}
+
+/// Bytes used and free on the file system of a directory; zeros if it cannot be asked.
+pub(crate) fn disk(dir: &Path) -> (u64, u64) {
+    statvfs(dir).map_or((0, 0), |stat| {
+        let unit = stat.fragment_size();
+        let used = stat.blocks().saturating_sub(stat.blocks_free());
+        (used * unit, stat.blocks_available() * unit)
+    })
+}
+
+/// Bytes received and sent over the network interfaces, without loopback.
+pub(crate) fn network() -> (u64, u64) {
+    traffic(&std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default())
+}
+
+fn traffic(dev: &str) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for (name, counts) in dev.lines().filter_map(|line| line.split_once(':')) {
+        let counts: Vec<u64> = counts
+            .split_whitespace()
+            .filter_map(|count| count.parse().ok())
+            .collect();
+        if let (true, [received, .., sent, _, _, _, _, _, _, _]) = (name.trim() != "lo", &counts[..]) {
+            sum.0 += received;
+            sum.1 += sent;
+        }
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -180,6 +228,24 @@ mod tests {
         assert_eq!(process.rss_pages, 250);
         assert!(Process::parse(&stat.replace(" S ", " Z ")).is_none());
         assert!(Process::parse("").is_none());
+    }
+
+    #[test]
+    fn traffic_is_that_of_all_interfaces_but_loopback() {
+        let dev = "Inter-|   Receive                   |  Transmit\n \
+            face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed\n\
+            lo: 1000 1 0 0 0 0 0 0 1000 1 0 0 0 0 0 0\n  eth0:20 1 0 0 0 0 0 0 3 1 0 0 0 0 0 0\n tap0: 4 1 0 0 0 0 0 0 5 1 0 0 0 0 0 0\n";
+        assert_eq!(traffic(dev), (24, 8));
+        assert_eq!(traffic("eth0: 1 2"), (0, 0));
+        assert_eq!(field("rchar: 1\nread_bytes: 4096\n", "read_bytes"), 4096);
+        assert_eq!(field("", "read_bytes"), 0);
+    }
+
+    #[test]
+    fn a_disk_has_a_size() {
+        let (used, free) = disk(Path::new("/"));
+        assert!(used + free > 0);
+        assert_eq!(disk(Path::new("/not/there")), (0, 0));
     }
 
     #[test]

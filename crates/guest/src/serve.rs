@@ -56,14 +56,18 @@ async fn run(options: &Options) -> io::Result<()> {
     let control = listen(&run.join(CONTROL_SOCKET))?;
     let gateway = TcpListener::bind(("127.0.0.1", 0)).await?;
     let gateway_url = format!("http://{}", gateway.local_addr()?);
+    let egress = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let egress_url = format!("http://{}", egress.local_addr()?);
     let tunnels = Arc::new(Tunnels::default());
     tokio::spawn(Arc::clone(&tunnels).serve_unix(control, "control"));
     tokio::spawn(Arc::clone(&tunnels).serve_tcp(gateway, "gateway"));
+    tokio::spawn(Arc::clone(&tunnels).serve_tcp(egress, "egress"));
     let execs = Arc::new(Execs::new(run.clone(), workspace.clone()));
     let service = Service {
         started: Instant::now(),
         workspace,
         gateway_url,
+        egress_url,
         execs: Arc::clone(&execs),
         tunnels,
         end: CancellationToken::new(),

@@ -3,7 +3,7 @@
 use crate::exec::{Execs, home};
 use crate::output::{Cursor, Next};
 use crate::tunnels::Tunnels;
-use crate::{files, lock, processes};
+use crate::{files, lock, processes, renew};
 use futures::stream::{BoxStream, StreamExt};
 use ostler_guest_protocol::GENERATION;
 use ostler_guest_protocol::v1;
@@ -22,6 +22,7 @@ pub(crate) struct Service {
     pub(crate) started: Instant,
     pub(crate) workspace: PathBuf,
     pub(crate) gateway_url: String,
+    pub(crate) egress_url: String,
     pub(crate) execs: Arc<Execs>,
     pub(crate) tunnels: Arc<Tunnels>,
     pub(crate) end: CancellationToken,
@@ -61,6 +62,7 @@ impl Guest for Service {
             gateway_url: self.gateway_url.clone(),
             workspace: self.workspace.display().to_string(),
             home: home(),
+            egress_url: self.egress_url.clone(),
         }))
     }
 
@@ -147,11 +149,19 @@ impl Guest for Service {
 
     async fn metrics(&self, _request: Request<v1::MetricsRequest>) -> Reply<v1::MetricsReply> {
         let usage = processes::usage();
+        let (disk_bytes, disk_free_bytes) = processes::disk(&self.workspace);
+        let (received_bytes, sent_bytes) = processes::network();
         Ok(Response::new(v1::MetricsReply {
             cpu_user_us: usage.user_us,
             cpu_system_us: usage.system_us,
             memory_bytes: usage.memory_bytes,
             processes: usage.processes,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+            received_bytes,
+            sent_bytes,
+            disk_bytes,
+            disk_free_bytes,
         }))
     }
 
@@ -159,5 +169,16 @@ impl Guest for Service {
         self.execs.end_all(grace(request.into_inner().grace_ms)).await;
         self.end.cancel();
         Ok(Response::new(v1::ShutdownReply {}))
+    }
+
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Reply<v1::ResizeReply> {
+        let request = request.into_inner();
+        let exec = self.execs.get(&request.exec_id)?;
+        exec.resize(request.rows, request.columns)?;
+        Ok(Response::new(v1::ResizeReply {}))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Reply<v1::RenewReply> {
+        Ok(Response::new(renew::renew(&request.into_inner())))
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -102,7 +102,15 @@ pub fn supervise(status: &str, argv: &[OsString]) -> ExitCode {
         ));
         return ExitCode::FAILURE;
     }
-    let main = match Command::new(program).args(rest).process_group(0).spawn() {
+    let mut command = Command::new(program);
+    command.args(rest);
+    if io::stdin().is_terminal() {
+        // The guest gives a terminal for nothing else than that.
+        take_terminal(&mut command);
+    } else {
+        command.process_group(0);
+    }
+    let main = match command.spawn() {
         Ok(child) => child.id() as i32,
         Err(error) => {
             let code = match error.kind() {
@@ -128,6 +136,20 @@ pub fn supervise(status: &str, argv: &[OsString]) -> ExitCode {
         if pid == Pid::from_raw(main) {
             tell(Report::Ended(ended(code, signal)));
         }
+    }
+}
+
+/// The program leads a session of its own, to which the terminal on standard input belongs.
+fn take_terminal(command: &mut Command) {
+    // SAFETY: between fork and exec, these are two system calls without any memory.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            match nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
     }
 }
 

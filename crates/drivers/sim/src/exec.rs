@@ -3,7 +3,7 @@
 use crate::control::lock;
 use bytes::Bytes;
 use ostler_guest_protocol::v1::exec_event::Event;
-use ostler_guest_protocol::v1::{ExecEvent, ExecInfo, Exited};
+use ostler_guest_protocol::v1::{ExecEvent, ExecInfo, Exited, StartRequest};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +14,9 @@ const KEEP_BYTES: u64 = 64 << 20;
 
 pub(crate) struct Exec {
     pub(crate) pid: i32,
+    pub(crate) terminal: bool,
+    argv: Vec<String>,
+    started_us: i64,
     keep_bytes: u64,
     log: Mutex<Log>,
     /// Sequence number of the newest event; changes wake readers.
@@ -40,10 +43,16 @@ pub(crate) enum Next {
 }
 
 impl Exec {
-    pub(crate) fn new(pid: i32, keep_bytes: u64, stdin: Option<mpsc::Sender<Bytes>>) -> Self {
+    pub(crate) fn new(pid: i32, request: &StartRequest, stdin: Option<mpsc::Sender<Bytes>>) -> Self {
         Self {
             pid,
-            keep_bytes: if keep_bytes == 0 { KEEP_BYTES } else { keep_bytes },
+            terminal: request.terminal.is_some(),
+            argv: request.argv.clone(),
+            started_us: now_us(),
+            keep_bytes: match request.keep_bytes {
+                0 => KEEP_BYTES,
+                keep => keep,
+            },
             log: Mutex::default(),
             newest: watch::Sender::new(0),
             stdin: Mutex::new(stdin),
@@ -53,6 +62,10 @@ impl Exec {
 
     /// Appends output; after the end it is lost, as a real program could not have written it.
     pub(crate) fn write(&self, event: Event) {
+        let event = match event {
+            Event::Stderr(data) if self.terminal => Event::Stdout(data),
+            other => other,
+        };
         let mut log = lock(&self.log);
         if !log.ended {
             self.push(&mut log, event);
@@ -68,12 +81,11 @@ impl Exec {
     }
 
     fn push(&self, log: &mut Log, event: Event) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let seq = log.dropped + log.events.len() as u64 + 1;
         log.bytes += size(&event);
         log.events.push_back(ExecEvent {
             seq,
-            time_us: now.as_micros() as i64,
+            time_us: now_us(),
             event: Some(event),
         });
         while log.bytes > self.keep_bytes && log.events.len() > 1 {
@@ -116,8 +128,20 @@ impl Exec {
             running: !log.ended,
             last_seq: log.dropped + log.events.len() as u64,
             pid: self.pid,
+            argv: self.argv.clone(),
+            started_us: self.started_us,
+            terminal: self.terminal,
+            exited: log.events.back().and_then(|last| match &last.event {
+                Some(Event::Exited(exited)) => Some(exited.clone()),
+                _ => None,
+            }),
         }
     }
+}
+
+fn now_us() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_micros() as i64
 }
 
 fn size(event: &Event) -> u64 {

@@ -156,6 +156,7 @@ impl Guest for SimGuest {
             gateway_url: "http://127.0.0.1:0".into(),
             workspace: "/workspace".into(),
             home: "/home/agent".into(),
+            egress_url: "http://127.0.0.1:0".into(),
         }))
     }
 
@@ -180,7 +181,7 @@ impl Guest for SimGuest {
                 let _has_room = input.try_send(request.stdin.clone());
             }
             let open = request.stdin_open.then_some(input);
-            let exec = Arc::new(Exec::new(pid, request.keep_bytes, open));
+            let exec = Arc::new(Exec::new(pid, &request, open));
             execs.insert(request.exec_id.clone(), exec.clone());
             exec
         };
@@ -404,5 +405,34 @@ impl Guest for SimGuest {
             );
         });
         Ok(Response::new(v1::ShutdownReply {}))
+    }
+
+    /// Simulated programs do not ask for the size of their terminal.
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Reply<v1::ResizeReply> {
+        self.thawed().await;
+        let exec = self.exec(&request.into_inner().exec_id)?;
+        if !exec.terminal {
+            return Err(Status::failed_precondition("the program has no terminal"));
+        }
+        Ok(Response::new(v1::ResizeReply {}))
+    }
+
+    /// A simulated machine has the clock and the random numbers of this one.
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Reply<v1::RenewReply> {
+        self.thawed().await;
+        let request = request.into_inner();
+        let mut reply = v1::RenewReply::default();
+        for (asked, what) in [
+            (request.unix_us != 0, "the clock"),
+            (!request.seed.is_empty(), "the random numbers"),
+            (!request.hostname.is_empty(), "the host name"),
+        ] {
+            if asked {
+                reply
+                    .refused
+                    .push(format!("a simulated machine shares {what} with its host"));
+            }
+        }
+        Ok(Response::new(reply))
     }
 }

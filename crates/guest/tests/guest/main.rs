@@ -4,6 +4,7 @@
 
 mod files;
 mod programs;
+mod terminals;
 mod trees;
 mod tunnels;
 mod world;

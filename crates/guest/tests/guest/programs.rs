@@ -197,6 +197,7 @@ async fn a_flood_is_cut_and_the_guest_stays_small_and_answers() {
         .into_inner();
     assert!(usage.memory_bytes < 64 << 20, "{usage:?}");
     assert!(usage.processes >= 1);
+    assert!(usage.disk_bytes > 0 && usage.disk_free_bytes > 0, "{usage:?}");
     // Nothing of it is left on disk when it is released.
     let held = |guest: u32| {
         let files = std::fs::read_dir(format!("/proc/{guest}/fd")).unwrap();

@@ -116,6 +116,28 @@ async fn a_connection_carries_much_in_both_directions_and_ends_by_halves() {
 }
 
 #[tokio::test]
+async fn the_way_out_is_a_listener_of_its_own() {
+    let mut world = World::new().await;
+    let place = world
+        .client
+        .configure(ConfigureRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let address = place.egress_url.strip_prefix("http://").unwrap().to_owned();
+    assert_ne!(place.egress_url, place.gateway_url);
+    let mut incoming = world.client.accept(AcceptRequest {}).await.unwrap().into_inner();
+    let mut program = TcpStream::connect(address).await.unwrap();
+    let announced = next(&mut incoming).await;
+    assert_eq!(announced.listener, "egress");
+    let mut server = carry(world.client.clone(), announced.connection_id).await;
+    program.write_all(b"CONNECT").await.unwrap();
+    let mut asked = [0; 7];
+    server.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"CONNECT");
+}
+
+#[tokio::test]
 async fn what_nobody_took_is_announced_to_the_next() {
     let mut world = World::new().await;
     let place = world
