@@ -100,6 +100,14 @@ typed_ids! {
     TenantId = "ten";
     /// A department of a tenant.
     DepartmentId = "dep";
+    /// A user: a person of a tenant.
+    UserId = "usr";
+    /// A role: a named set of permissions.
+    RoleId = "rol";
+    /// A stored credential (not its value).
+    CredentialId = "crd";
+    /// An entry of the audit log.
+    AuditId = "aud";
     /// An API token (not its secret).
     TokenId = "tok";
     /// A project: one repository that Ostler works on.
@@ -121,8 +129,11 @@ typed_ids! {
 }
 
 impl TenantId {
-    /// The tenant that exists from the first start.
-    pub const DEFAULT: Self = Self::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
+    /// The tenant that exists from the first start, and is the platform's own.
+    pub const DEFAULT: Self = Self::from_u128(Self::DEFAULT_VALUE);
+
+    /// The value of [`Self::DEFAULT`], from which other well-known ids are counted on.
+    pub(crate) const DEFAULT_VALUE: u128 = 0x0190_0000_0000_7000_8000_0000_0000_0001;
 }
 
 #[cfg(test)]
