@@ -66,6 +66,10 @@ pub struct ExecAgent {
     /// Output as the exact bytes in base 64 instead of text.
     #[serde(default)]
     pub base64: bool,
+    /// Seconds for which it goes on when nobody reads its output, so that somebody can read on; 0 when absent, at most
+    /// 3600.
+    #[serde(default)]
+    pub grace_seconds: u64,
 }
 
 /// How a program ended.
