@@ -7,7 +7,7 @@ use crate::probe::milliseconds;
 use crate::stats::percentile;
 use anyhow::Result;
 use ostler_agents::{KindSettings, Kinds, Prompts};
-use ostler_control::{Caller, Control, Executor, ExecutorSettings, LogStore, Parts, WorkSettings};
+use ostler_control::{PoolChange, SandboxSettings, Caller, Control, Executor, ExecutorSettings, LogStore, Parts, WorkSettings};
 use ostler_domain::{DriverKind, RunStatus, SandboxTemplate, ServerId, SystemClock};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_forge::git::Git;
@@ -48,7 +48,8 @@ impl Server {
             kinds: Kinds::new(KindSettings::default()),
             prompts: Prompts::embedded()?,
             work: WorkSettings::default(),
-            drivers: BTreeMap::from([(DriverKind::Sim, driver)]),
+            drivers: BTreeMap::from([(DriverKind::Sim, driver)]).into(),
+            sandboxes: SandboxSettings::default(),
             logs: LogStore::open(root.join("logs"), 1 << 20)?,
             server_id: ServerId::new(),
         });
@@ -57,10 +58,7 @@ impl Server {
         control
             .set_pool(
                 &Caller::administrator(),
-                "bench",
-                Some(template),
-                Some(0),
-                Some(SLOTS),
+                "bench", PoolChange { template: Some(template), target: Some(0), max: Some(SLOTS), ..PoolChange::default() },
             )
             .await?;
         let settings = ExecutorSettings {

@@ -2,8 +2,8 @@
 
 use crate::Time;
 use ostler_domain::{
-    DepartmentId, DriverKind, Pool, Requirements, Sandbox, SandboxId, SandboxStatus, SandboxTemplate,
-    TenantId,
+    DepartmentId, DriverKind, Host, PausedBy, Pool, Requirements, Sandbox, SandboxId, SandboxStatus,
+    SandboxTemplate, TenantId, UsageSample,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -111,6 +111,11 @@ pub struct SandboxView {
     pub driver: DriverKind,
     /// The driver's own id for it.
     pub driver_ref: Option<String>,
+    /// The host of the driver on which it runs.
+    pub host: String,
+    /// Why it is frozen: `holder` or `idle`; absent when it is not.
+    #[schema(value_type = Option<String>)]
+    pub paused: Option<PausedBy>,
     /// warm, provisioning, running, unhealthy, destroying or destroyed.
     #[schema(value_type = String)]
     pub status: SandboxStatus,
@@ -133,6 +138,9 @@ pub struct SandboxView {
     /// When it was last found healthy.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub checked_at: Option<Time>,
+    /// When its holder last used it, to within some seconds.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub used_at: Option<Time>,
 }
 
 impl From<Sandbox> for SandboxView {
@@ -144,6 +152,8 @@ impl From<Sandbox> for SandboxView {
             pool: s.pool,
             driver: s.driver,
             driver_ref: s.driver_ref,
+            host: s.host,
+            paused: s.paused,
             status: s.status,
             config: s.config,
             tool_allowlist: s.tool_allowlist,
@@ -153,6 +163,7 @@ impl From<Sandbox> for SandboxView {
             created_at: s.created_at.into(),
             claimed_at: s.claimed_at.map(Into::into),
             checked_at: s.checked_at.map(Into::into),
+            used_at: s.used_at.map(Into::into),
         }
     }
 }
@@ -167,8 +178,21 @@ pub struct ProvisionReply {
     pub warm: bool,
     /// Why it was not.
     pub cold_reason: Option<String>,
+    /// What was done, in order.
+    #[serde(default)]
+    pub phases: Vec<ClaimPhase>,
     /// Milliseconds from the request to a usable sandbox.
     pub ready_ms: u64,
+}
+
+/// A part of what was done to get a sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ClaimPhase {
+    /// `claim` (a warm one from the store), `check` (does it answer), `place` (on which host), `start` (by its driver),
+    /// `ready` (its guest answers).
+    pub name: String,
+    /// Milliseconds.
+    pub ms: f64,
 }
 
 /// A pool and how it is doing.
@@ -183,6 +207,12 @@ pub struct PoolView {
     pub target: u32,
     /// Most sandboxes at once.
     pub max: u32,
+    /// Most starts of warm sandboxes at once, on one server.
+    pub start_concurrency: u32,
+    /// Starts of warm sandboxes per minute over time, on one server.
+    pub refill_per_minute: u32,
+    /// Starts of warm sandboxes that may follow each other without a wait.
+    pub refill_burst: u32,
     /// Warm now.
     pub warm: u32,
     /// Starting now.
@@ -209,6 +239,9 @@ impl PoolView {
             template: pool.template,
             target: pool.target,
             max: pool.max,
+            start_concurrency: pool.start_concurrency,
+            refill_per_minute: pool.refill_per_minute,
+            refill_burst: pool.refill_burst,
             warm,
             provisioning,
             held,
@@ -234,4 +267,130 @@ pub struct SetPool {
     /// Most sandboxes at once; 16 for a new pool.
     #[serde(default)]
     pub max: Option<u32>,
+    /// Most starts of warm sandboxes at once, on one server; 2 for a new pool.
+    #[serde(default)]
+    pub start_concurrency: Option<u32>,
+    /// Starts of warm sandboxes per minute over time, on one server; 60 for a new pool.
+    #[serde(default)]
+    pub refill_per_minute: Option<u32>,
+    /// Starts of warm sandboxes that may follow each other without a wait; 20 for a new pool.
+    #[serde(default)]
+    pub refill_burst: Option<u32>,
+}
+
+/// How a pool is doing and what stands in its way, on the server that was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolExplanation {
+    /// Name.
+    pub pool: String,
+    /// In a sentence.
+    pub summary: String,
+    /// Warm sandboxes to keep.
+    pub target: u32,
+    /// Most sandboxes at once.
+    pub max: u32,
+    /// Warm now.
+    pub warm: u32,
+    /// Starting now.
+    pub starting: u32,
+    /// Held now.
+    pub held: u32,
+    /// Starts that may follow each other now without a wait.
+    pub tokens: u32,
+    /// What keeps it from being filled.
+    pub reasons: Vec<String>,
+    /// The hosts of its driver.
+    pub hosts: Vec<HostVerdict>,
+}
+
+/// A host, and what stands in the way of starting a pool's sandboxes there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostVerdict {
+    /// Name.
+    pub host: String,
+    /// Sandboxes there.
+    pub sandboxes: u32,
+    /// Empty when nothing does.
+    pub reasons: Vec<String>,
+}
+
+/// A host of one of the server's drivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    /// Driver.
+    #[schema(value_type = String)]
+    pub driver: DriverKind,
+    /// Name.
+    pub name: String,
+    /// Sandboxes there.
+    pub sandboxes: u32,
+    /// Whether nothing is started there until an operator says so.
+    pub draining: bool,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The last of them.
+    pub last_error: Option<String>,
+    /// Nothing is started there before this.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub quarantined_until: Option<Time>,
+}
+
+impl HostView {
+    /// From the record and the number of its sandboxes.
+    pub fn new(host: Host, sandboxes: u32) -> Self {
+        Self {
+            driver: host.driver,
+            name: host.name,
+            sandboxes,
+            draining: host.draining,
+            failures: host.failures,
+            last_error: host.last_error,
+            quarantined_until: host.quarantined_until.map(Into::into),
+        }
+    }
+}
+
+/// Drains a host, or undoes that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainHost {
+    /// Whether nothing is to be started there.
+    pub draining: bool,
+}
+
+/// What a sandbox had used at a moment; counts are since its start, and absent where nobody counts them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxUsage {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Time,
+    /// CPU time of all its programs, microseconds.
+    pub cpu_us: Option<i64>,
+    /// Memory in use then, bytes.
+    pub memory_bytes: Option<i64>,
+    /// Read from disks, bytes.
+    pub read_bytes: Option<i64>,
+    /// Written to disks, bytes.
+    pub written_bytes: Option<i64>,
+    /// Received from the network, bytes.
+    pub received_bytes: Option<i64>,
+    /// Sent to the network, bytes.
+    pub sent_bytes: Option<i64>,
+    /// Processes then.
+    pub processes: Option<i64>,
+}
+
+impl From<UsageSample> for SandboxUsage {
+    fn from(sample: UsageSample) -> Self {
+        Self {
+            at: sample.at.into(),
+            cpu_us: sample.cpu_us,
+            memory_bytes: sample.memory_bytes,
+            read_bytes: sample.read_bytes,
+            written_bytes: sample.written_bytes,
+            received_bytes: sample.received_bytes,
+            sent_bytes: sample.sent_bytes,
+            processes: sample.processes,
+        }
+    }
 }

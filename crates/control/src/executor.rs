@@ -10,19 +10,20 @@ mod leases;
 mod services;
 mod workspace;
 
-use crate::sandboxes::Holder;
+use crate::sandboxes::{Holder, Loss, crash};
 use crate::{Control, ControlError, Result};
 use attempt::{Attempt, End};
-use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox, SandboxStatus};
+use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox};
 use ostler_gateway::Gateway;
-use ostler_store::{ClaimRuns, Filter, FinishRun, Hint, Op, RequeueRun, StoreError, StoreExt};
+use ostler_sandbox::{DriverStatus, ExitInfo};
+use ostler_store::{ClaimRuns, Filter, FinishRun, Hint, RequeueRun, StoreError, StoreExt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -262,16 +263,8 @@ impl Executor {
         }
         let store = self.control.store();
         let now = self.control.now();
-        let held = Filter::all().and("status", Op::Ne, SandboxStatus::Destroyed).and(
-            "status",
-            Op::Ne,
-            SandboxStatus::Warm,
-        );
-        let (classes, mut pools, held) = tokio::try_join!(
-            store.classes(),
-            store.list::<Pool>(Filter::all()),
-            store.list::<Sandbox>(held)
-        )?;
+        let (classes, mut pools) = tokio::try_join!(store.classes(), store.list::<Pool>(Filter::all()))?;
+        let counts = self.control.counts().await?;
         // The smallest pool that satisfies a run is the best fit for it.
         pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));
         let mut servable = BTreeSet::new();
@@ -285,10 +278,11 @@ impl Executor {
                 .map(|c| c.id)
                 .collect();
             servable.extend(fitting.iter().copied());
-            let held = held.iter().filter(|sandbox| sandbox.pool == pool.name);
-            let room = (pool.max as usize)
-                .saturating_sub(held.count())
-                .min(self.slots.available_permits());
+            // The warm ones are what runs are given.
+            let held = counts
+                .get(&pool.name)
+                .map_or(0, |counts| counts.live() - counts.warm);
+            let room = (pool.max.saturating_sub(held) as usize).min(self.slots.available_permits());
             if room == 0 || fitting.is_empty() {
                 continue;
             }
@@ -367,6 +361,8 @@ impl Executor {
             }
             (None, None) => return Ok(()),
         };
+        // Before the first look at the sandbox, so that no loss is missed.
+        let losses = self.control.losses.subscribe();
         let end = match self
             .control
             .store()
@@ -375,7 +371,7 @@ impl Executor {
         {
             // Another server has the run now.
             Ok(false) => None,
-            Ok(true) => Some(Attempt::carry_out(self, run, &sandbox, cancel).await),
+            Ok(true) => Some(self.carry_out(run, &sandbox, cancel, losses).await),
             Err(error) => Some(End::Lost {
                 reason: error.to_string(),
                 started: false,
@@ -392,6 +388,73 @@ impl Executor {
             Ok::<_, ControlError>(())
         })?;
         written
+    }
+
+    /// Carries an attempt out as long as its sandbox is there. A sandbox whose first process ended fails the run, since what
+    /// ran in it may well have been the reason; one that merely does not answer any more is taken for a fault of the host.
+    async fn carry_out(
+        &self,
+        run: &Run,
+        sandbox: &Sandbox,
+        cancel: &CancellationToken,
+        mut losses: broadcast::Receiver<Loss>,
+    ) -> End {
+        let lost = async {
+            loop {
+                match losses.recv().await {
+                    Ok(loss) if loss.sandbox() == sandbox.id => return loss,
+                    Err(RecvError::Closed) => return std::future::pending().await,
+                    // The attempt itself notices, later, what was missed here.
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                }
+            }
+        };
+        let loss = tokio::select! {
+            end = Attempt::carry_out(self, run, sandbox, cancel) => return self.crashed(run, sandbox, end).await,
+            loss = lost => loss,
+        };
+        match loss {
+            Loss::Unhealthy(_, reason) => End::Lost {
+                reason,
+                started: true,
+            },
+            Loss::Crashed(_, exit) => self.crash_of(run, &exit),
+        }
+    }
+
+    /// The end of an attempt that noticed by itself that its sandbox is gone, before its driver said so.
+    async fn crashed(&self, run: &Run, sandbox: &Sandbox, end: End) -> End {
+        let End::Lost { started: true, .. } = &end else {
+            return end;
+        };
+        let Ok(driver) = self.control.driver_of(sandbox) else {
+            return end;
+        };
+        match driver.status(sandbox.id).await {
+            Ok(DriverStatus::Exited(exit)) => self.crash_of(run, &exit),
+            _ => end,
+        }
+    }
+
+    /// The end of a run whose sandbox ended, said in its log, too.
+    fn crash_of(&self, run: &Run, exit: &ExitInfo) -> End {
+        let error = crash(exit);
+        let mut outcome = RunOutcome {
+            exit_code: exit.code,
+            signal: exit.signal,
+            error: Some(error.clone()),
+            ..RunOutcome::default()
+        };
+        match self.control.parts.logs.writer(run.submitted.id) {
+            Ok(mut log) => {
+                log.say(run.attempt, self.control.now(), &error);
+                outcome.log_seq = log.last_seq();
+            }
+            Err(error) => {
+                tracing::warn!(%error, run.id = %run.submitted.id, "the log of a run does not say that its sandbox ended");
+            }
+        }
+        End::Finished(RunStatus::Failed, Box::new(outcome))
     }
 
     /// Writes the end; a store that is away for a moment is waited for.

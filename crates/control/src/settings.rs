@@ -78,3 +78,49 @@ impl WorkSettings {
         }
     }
 }
+
+/// How sandboxes are looked after: every interval and limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxSettings {
+    /// Seconds between two health checks of a sandbox.
+    pub health_seconds: u64,
+    /// Health checks, and samples of use, at once.
+    pub health_checks: usize,
+    /// Seconds that a guest has to answer a health check.
+    pub health_limit_seconds: u64,
+    /// Failed checks in a row after which a sandbox is replaced.
+    pub health_failures: u32,
+    /// Failures in a row after which nothing is started on a host for a while.
+    pub quarantine_failures: u32,
+    /// Seconds that a sandbox may take to start, and then its guest to answer.
+    pub start_seconds: u64,
+    /// Seconds between two samples of what a sandbox uses.
+    pub usage_seconds: u64,
+    /// Hours that samples are kept.
+    pub usage_keep_hours: u64,
+    /// Seconds without use after which a held sandbox is frozen; 0 for never.
+    pub idle_pause_seconds: u64,
+    /// Seconds without use after which a held sandbox is ended; 0 for never.
+    pub idle_destroy_seconds: u64,
+    /// The last vsock context id that a sandbox may have; the first is 3.
+    pub last_cid: u32,
+}
+
+impl Default for SandboxSettings {
+    fn default() -> Self {
+        Self {
+            health_seconds: 10,
+            health_checks: 10,
+            health_limit_seconds: 5,
+            health_failures: 3,
+            quarantine_failures: 5,
+            start_seconds: 60,
+            usage_seconds: 60,
+            usage_keep_hours: 24,
+            idle_pause_seconds: 0,
+            idle_destroy_seconds: 0,
+            last_cid: u32::MAX - 1,
+        }
+    }
+}

@@ -4,7 +4,8 @@
 
 use ostler_agents::{KindSettings, Kinds, Prompts};
 use ostler_control::{
-    Caller, Control, Executor, ExecutorSettings, LogStore, LogStream, NewCommand, Parts, WorkSettings,
+    Caller, Control, Executor, ExecutorSettings, LogStore, LogStream, NewCommand, Parts, PoolChange,
+    SandboxSettings, WorkSettings,
 };
 use ostler_domain::{
     CommandSpec, DriverKind, Requirements, Run, RunId, RunStatus, SandboxStatus, SandboxTemplate, ServerId,
@@ -65,14 +66,24 @@ impl World {
             kinds: Kinds::new(KindSettings::default()),
             prompts: Prompts::embedded().unwrap(),
             work,
-            drivers: BTreeMap::from([(DriverKind::Sim, Arc::clone(&self.driver))]),
+            drivers: BTreeMap::from([(DriverKind::Sim, Arc::clone(&self.driver))]).into(),
+            sandboxes: SandboxSettings::default(),
             logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
             server_id: self.server_id,
         });
         control.ensure_default_tenant().await.unwrap();
         let template = SandboxTemplate::new(DriverKind::Sim);
         control
-            .set_pool(&me(), "small", Some(template), Some(0), Some(4))
+            .set_pool(
+                &me(),
+                "small",
+                PoolChange {
+                    template: Some(template),
+                    target: Some(0),
+                    max: Some(4),
+                    ..PoolChange::default()
+                },
+            )
             .await
             .unwrap();
         let settings = ExecutorSettings {
@@ -267,7 +278,16 @@ async fn pools_are_filled_and_claims_take_from_them() {
     let server = world.start().await;
     let control = server.control.clone();
     control
-        .set_pool(&me(), "small", None, Some(2), None)
+        .set_pool(
+            &me(),
+            "small",
+            PoolChange {
+                template: None,
+                target: Some(2),
+                max: None,
+                ..PoolChange::default()
+            },
+        )
         .await
         .unwrap();
     assert_eq!(control.fill_pools().await.unwrap(), 2);

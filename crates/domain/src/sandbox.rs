@@ -339,6 +339,23 @@ impl Sandbox {
 }
 
 impl Pool {
+    /// A new pool: 2 warm of at most 16, 2 starts at once, 60 starts a minute after a burst of 20.
+    pub fn new(name: impl Into<String>, template: SandboxTemplate) -> Self {
+        Self {
+            name: name.into(),
+            template,
+            target: 2,
+            max: 16,
+            start_concurrency: 2,
+            refill_per_minute: 60,
+            refill_burst: 20,
+            failures: 0,
+            last_error: None,
+            retry_at: None,
+            version: 0,
+        }
+    }
+
     /// What its sandboxes have to offer, given what the driver says of itself.
     pub fn offer(&self, isolation: crate::Isolation, arch: &str) -> Offer {
         let t = &self.template;

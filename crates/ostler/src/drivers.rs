@@ -2,7 +2,7 @@
 
 use crate::settings::{DockerSettings, DriverSettings, Enabled, ProcessSettings, Separation};
 use anyhow::{Context, bail};
-use ostler_control::{Caller, Control};
+use ostler_control::{Caller, Control, DriverHost, LOCAL, PoolChange};
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxTemplate};
 use ostler_driver_docker::{DockerDriver, DockerOptions};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Drivers {
     /// Those that can be used.
-    pub(crate) usable: BTreeMap<DriverKind, Arc<dyn Driver>>,
+    pub(crate) usable: Vec<DriverHost>,
     /// Those that were wanted and cannot be used, with what is wrong and what to do.
     pub(crate) unavailable: BTreeMap<DriverKind, String>,
 }
@@ -82,7 +82,7 @@ pub(crate) async fn open(settings: &DriverSettings, place: &Place, dev: bool) ->
     let mut drivers = Drivers::default();
     if settings.sim {
         let sim = SimDriver::new(SimControl::new());
-        drivers.usable.insert(DriverKind::Sim, Arc::new(sim));
+        drivers.add(DriverKind::Sim, LOCAL, sim);
     }
     if settings.process.enabled != Enabled::No {
         let options = ProcessOptions {
@@ -90,11 +90,11 @@ pub(crate) async fn open(settings: &DriverSettings, place: &Place, dev: bool) ->
             ..place.process(&settings.process)
         };
         let opened = ProcessDriver::open(options).await;
-        drivers.note(DriverKind::Process, settings.process.enabled, opened)?;
+        drivers.note(DriverKind::Process, LOCAL, settings.process.enabled, opened)?;
     }
     if settings.docker.enabled != Enabled::No {
         let opened = docker(place.docker(&settings.docker), ANSWER).await;
-        drivers.note(DriverKind::Docker, settings.docker.enabled, opened)?;
+        drivers.note(DriverKind::Docker, LOCAL, settings.docker.enabled, opened)?;
     }
     Ok(drivers)
 }
@@ -114,9 +114,18 @@ pub(crate) async fn docker(options: DockerOptions, limit: Duration) -> Result<Do
 }
 
 impl Drivers {
+    fn add(&mut self, kind: DriverKind, host: &str, driver: impl Driver) {
+        self.usable.push(DriverHost {
+            kind,
+            name: host.to_owned(),
+            driver: Arc::new(driver),
+        });
+    }
+
     fn note<D: Driver>(
         &mut self,
         kind: DriverKind,
+        host: &str,
         wanted: Enabled,
         opened: Result<D, DriverError>,
     ) -> anyhow::Result<()> {
@@ -128,7 +137,7 @@ impl Drivers {
                          server's user can"
                     );
                 }
-                self.usable.insert(kind, Arc::new(driver));
+                self.add(kind, host, driver);
                 return Ok(());
             }
             Err(DriverError::Unavailable { message, .. }) => message,
@@ -153,7 +162,8 @@ impl Drivers {
             .iter()
             .map(|(kind, why)| format!("{kind}: {why}"))
             .collect();
-        let mut candidates: Vec<(&DriverKind, &Arc<dyn Driver>)> = self.usable.iter().collect();
+        let mut candidates: Vec<(DriverKind, &Arc<dyn Driver>)> =
+            self.usable.iter().map(|host| (host.kind, &host.driver)).collect();
         candidates.sort_by_key(|(kind, driver)| {
             let apart = driver.capabilities().isolation >= Isolation::Namespace;
             let order = match kind {
@@ -161,7 +171,7 @@ impl Drivers {
                 DriverKind::Docker => 1,
                 _ => 2,
             };
-            (**kind == DriverKind::Sim, !apart, order)
+            (*kind == DriverKind::Sim, !apart, order)
         });
         for (kind, driver) in candidates {
             let can = driver.capabilities();
@@ -176,7 +186,7 @@ impl Drivers {
             match driver.check(&template) {
                 Ok(()) => return Ok(template),
                 Err(DriverError::Unsupported { reasons: all, .. }) => {
-                    let advice = advice(*kind);
+                    let advice = advice(kind);
                     reasons.push(format!(
                         "{kind}: this host does not give it {}{advice}",
                         all.join("; ")
@@ -229,7 +239,14 @@ pub(crate) async fn ensure_default_pool(
     };
     let driver = template.driver;
     match control
-        .set_pool(&operator, DEFAULT_POOL, Some(template), None, None)
+        .set_pool(
+            &operator,
+            DEFAULT_POOL,
+            PoolChange {
+                template: Some(template),
+                ..PoolChange::default()
+            },
+        )
         .await
     {
         Ok(pool) => {
@@ -253,7 +270,7 @@ mod tests {
     fn sim() -> Drivers {
         let mut drivers = Drivers::default();
         let sim = SimDriver::new(SimControl::new());
-        drivers.usable.insert(DriverKind::Sim, Arc::new(sim));
+        drivers.add(DriverKind::Sim, LOCAL, sim);
         drivers
     }
 

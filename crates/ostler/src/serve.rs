@@ -5,7 +5,7 @@ use crate::{database, drivers};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
-use ostler_control::{AgentServices, Caller, Control, Executor, LogStore, Parts};
+use ostler_control::{AgentServices, Caller, Control, Drivers, Executor, LogStore, NewToken, Parts, SandboxSettings};
 use ostler_domain::{ServerId, SystemClock};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// The name of the file by which the command line finds a local server.
@@ -67,12 +68,17 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         kinds: kinds.clone(),
         prompts: Prompts::embedded()?,
         work: settings.work.clone(),
-        drivers: drivers.usable.clone(),
+        drivers: Drivers::new(drivers.usable.clone()),
+        sandboxes: settings.sandboxes.clone(),
         logs: logs.clone(),
         server_id,
     })
     .with_unavailable(drivers.unavailable.clone());
     control.ensure_default_tenant().await?;
+    let variable = std::env::var("OSTLER_CREDENTIAL_KEY").ok();
+    control
+        .open_credentials(variable.as_deref(), &data.join("credential-key"))
+        .await?;
     drivers::ensure_default_pool(&control, &drivers, settings.drivers.docker.image.as_deref()).await?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
@@ -99,6 +105,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         Duration::from_secs(settings.work.sync_seconds.max(1)),
         stop.clone(),
     ));
+    let minding = tokio::spawn(mind(control.clone(), settings.sandboxes.clone(), stop.clone()));
     let ending = control.clone();
     let state = ServerState::new(
         control,
@@ -128,6 +135,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     }
     stop.cancel();
     settling.await?;
+    minding.await?;
     filling.await?;
     executing.await?;
     ending.end_sandboxes().await?;
@@ -179,6 +187,36 @@ async fn fill(control: Control, period: Duration, stop: CancellationToken) {
             () = changed => tokio::time::sleep(Duration::from_millis(100)).await,
             () = stop.cancelled() => return,
         }
+    }
+}
+
+/// Looks after the sandboxes that there are: their health, their use, and those that nobody uses.
+async fn mind(control: Control, settings: SandboxSettings, stop: CancellationToken) {
+    let every = |seconds: u64| {
+        let mut ticks = tokio::time::interval(Duration::from_secs(seconds.max(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let health = async {
+        let mut ticks = every(settings.health_seconds);
+        loop {
+            ticks.tick().await;
+            reconcile(&control, "health", control.check_health()).await;
+            reconcile(&control, "idle", control.mind_idle()).await;
+        }
+    };
+    let usage = async {
+        let mut ticks = every(settings.usage_seconds);
+        loop {
+            ticks.tick().await;
+            reconcile(&control, "usage", control.sample_usage()).await;
+        }
+    };
+    tokio::select! {
+        () = health => {}
+        () = usage => {}
+        () = control.watch_drivers(stop.clone()) => {}
+        () = stop.cancelled() => {}
     }
 }
 
@@ -293,12 +331,16 @@ async fn write_connection(control: &Control, data: &Path, url: &str, dev: bool) 
         .ok()
         .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
         .and_then(|value| value["token"].as_str().map(str::to_owned));
+    let new = NewToken {
+        name: "local command line".to_owned(),
+        ..NewToken::default()
+    };
     let token = match kept {
         Some(token) if control.authenticate(&token).await.is_ok() => Some(token),
         _ if dev => None,
         _ => Some(
             control
-                .create_token(&Caller::administrator(), "local command line", None, None)
+                .create_token(&Caller::administrator(), new)
                 .await?
                 .1
                 .0,

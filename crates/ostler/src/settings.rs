@@ -12,7 +12,7 @@ pub(crate) use gateway::GatewayConfig;
 
 use anyhow::{Context, bail};
 use ostler_agents::KindSettings;
-use ostler_control::{ExecutorSettings, WorkSettings};
+use ostler_control::{ExecutorSettings, SandboxSettings, WorkSettings};
 use ostler_server::ServerSettings;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -20,9 +20,11 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// Variables with a meaning of their own, which are no settings.
-const NOT_SETTINGS: [&str; 5] = [
+const NOT_SETTINGS: [&str; 7] = [
     "OSTLER_SERVER",
     "OSTLER_TOKEN",
+    "OSTLER_TENANT",
+    "OSTLER_CREDENTIAL_KEY",
     "OSTLER_DATA",
     "OSTLER_CONFIG",
     "OSTLER_LOG",
@@ -50,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) agents: KindSettings,
     /// Runs.
     pub(crate) executor: ExecutorSettings,
+    /// How sandboxes are looked after.
+    pub(crate) sandboxes: SandboxSettings,
     /// Drivers.
     pub(crate) drivers: DriverSettings,
     /// Model APIs.
@@ -68,6 +72,7 @@ impl Default for Settings {
             work: WorkSettings::default(),
             agents: KindSettings::default(),
             executor: ExecutorSettings::default(),
+            sandboxes: SandboxSettings::default(),
             drivers: DriverSettings::default(),
             gateway: GatewayConfig::default(),
         }

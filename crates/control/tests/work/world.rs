@@ -1,7 +1,9 @@
 //! A server without an executor, a project, and the hands that do the executor's part.
 
 use ostler_agents::{KindSettings, Kinds, Prompts};
-use ostler_control::{Caller, Control, ControlError, LogStore, NewTask, Parts, ToolCall, WorkSettings};
+use ostler_control::{
+    Caller, Control, ControlError, Drivers, LogStore, NewTask, Parts, SandboxSettings, ToolCall, WorkSettings,
+};
 use ostler_domain::{
     BlockedReason, Clock, ManualClock, MergeRequest, MergeRequestStatus, Project, Run, RunId, RunKind,
     RunOutcome, RunStatus, ServerId, Subtask, SubtaskId, SubtaskStatus, Task, TaskStatus, Timestamp,
@@ -668,7 +670,8 @@ fn start(
         }),
         prompts: Prompts::embedded().unwrap(),
         work: settings.clone(),
-        drivers: BTreeMap::new(),
+        drivers: Drivers::default(),
+        sandboxes: SandboxSettings::default(),
         logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
         server_id,
     })

@@ -3,25 +3,23 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
-use crate::extract::{InBody, InPath};
+use crate::extract::{InBody, InPath, InQuery};
 use crate::refusals::{BadRequest, Denied};
 use axum::Json;
 use axum::extract::State;
-use ostler_contracts::{ErrorBody, PoolView, SandboxView, SetPool};
-use ostler_control::Control;
-use ostler_domain::{Pool, Sandbox, SandboxId, SandboxStatus};
+use axum::http::StatusCode;
+use ostler_contracts::{
+    DrainHost, ErrorBody, HostView, PoolExplanation, PoolView, SandboxUsage, SandboxView, SetPool,
+};
+use ostler_control::{Control, Counts, PoolChange};
+use ostler_domain::{DriverKind, Pool, SandboxId};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-fn view(control: &Control, pool: Pool, sandboxes: &[Sandbox]) -> PoolView {
-    let count =
-        |wanted: &[SandboxStatus]| sandboxes.iter().filter(|s| wanted.contains(&s.status)).count() as u32;
+fn view(control: &Control, pool: Pool, counts: Counts) -> PoolView {
     PoolView {
         unavailable: control.unavailable(pool.template.driver),
-        ..PoolView::new(
-            pool,
-            count(&[SandboxStatus::Warm]),
-            count(&[SandboxStatus::Provisioning]),
-            count(&[SandboxStatus::Running, SandboxStatus::Unhealthy]),
-        )
+        ..PoolView::new(pool, counts.warm, counts.starting, counts.held)
     }
 }
 
@@ -37,7 +35,7 @@ pub(super) async fn list(
     Ok(Json(
         pools
             .into_iter()
-            .map(|(pool, sandboxes)| view(&state.control, pool, &sandboxes))
+            .map(|(pool, counts)| view(&state.control, pool, counts))
             .collect(),
     ))
 }
@@ -57,12 +55,119 @@ pub(super) async fn set(
     InPath(name): InPath<String>,
     InBody(body): InBody<SetPool>,
 ) -> ApiResult<Json<PoolView>> {
-    let pool = state
+    let change = PoolChange {
+        template: body.template,
+        target: body.target,
+        max: body.max,
+        start_concurrency: body.start_concurrency,
+        refill_per_minute: body.refill_per_minute,
+        refill_burst: body.refill_burst,
+    };
+    let (pool, counts) = state.control.set_pool_counted(&caller, &name, change).await?;
+    Ok(Json(view(&state.control, pool, counts)))
+}
+
+/// How a pool is doing and what stands in its way, on this server.
+#[utoipa::path(get, path = "/pools/{name}/explain", tag = "fleet",
+    params(("name" = String, Path, description = "Name")),
+    responses(
+        (status = 200, description = "Done", body = PoolExplanation),
+        (status = 404, description = "There is no such pool", body = ErrorBody),
+        Denied,
+    )
+)]
+pub(super) async fn explain(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    InPath(name): InPath<String>,
+) -> ApiResult<Json<PoolExplanation>> {
+    Ok(Json(state.control.explain_pool(&caller, &name).await?))
+}
+
+/// The hosts of this server's drivers.
+#[utoipa::path(get, path = "/hosts", tag = "fleet",
+    responses((status = 200, description = "Done", body = Vec<HostView>), Denied)
+)]
+pub(super) async fn hosts(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+) -> ApiResult<Json<Vec<HostView>>> {
+    let hosts = state.control.hosts(&caller).await?;
+    Ok(Json(
+        hosts
+            .into_iter()
+            .map(|(host, sandboxes)| HostView::new(host, sandboxes))
+            .collect(),
+    ))
+}
+
+/// Drains a host: nothing is started there any more and its warm sandboxes end; or undoes that, and ends a quarantine.
+#[utoipa::path(post, path = "/hosts/{driver}/{name}/drain", tag = "fleet", request_body = DrainHost,
+    params(("driver" = String, Path, description = "Driver"), ("name" = String, Path, description = "Host")),
+    responses(
+        (status = 200, description = "Done", body = HostView),
+        (status = 404, description = "There is no such host", body = ErrorBody),
+        Denied, BadRequest,
+    )
+)]
+pub(super) async fn drain_host(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    InPath((driver, name)): InPath<(DriverKind, String)>,
+    InBody(body): InBody<DrainHost>,
+) -> ApiResult<Json<HostView>> {
+    let (host, sandboxes) = state
         .control
-        .set_pool(&caller, &name, body.template, body.target, body.max)
+        .drain_host(&caller, driver, &name, body.draining)
         .await?;
-    let live = state.control.live_sandboxes(&pool.name).await?;
-    Ok(Json(view(&state.control, pool, &live)))
+    Ok(Json(HostView::new(host, sandboxes)))
+}
+
+/// Ends a sandbox as the operator; one that somebody holds only with `force`.
+#[utoipa::path(delete, path = "/sandboxes/{id}", tag = "fleet",
+    params(("id" = String, Path, description = "Id"), Force),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        (status = 409, description = "Somebody holds it", body = ErrorBody),
+        Denied,
+    )
+)]
+pub(super) async fn drain_sandbox(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    InPath(id): InPath<SandboxId>,
+    InQuery(query): InQuery<Force>,
+) -> ApiResult<StatusCode> {
+    state.control.drain_sandbox(&caller, id, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether also what is in use is ended.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Force {
+    /// Also when somebody holds it.
+    #[serde(default)]
+    force: bool,
+}
+
+/// What a sandbox has used, newest first.
+#[utoipa::path(get, path = "/sandboxes/{id}/usage", tag = "fleet",
+    params(("id" = String, Path, description = "Id")),
+    responses(
+        (status = 200, description = "Done", body = Vec<SandboxUsage>),
+        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        Denied,
+    )
+)]
+pub(super) async fn usage(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+    InPath(id): InPath<SandboxId>,
+) -> ApiResult<Json<Vec<SandboxUsage>>> {
+    let samples = state.control.sandbox_usage(&caller, id).await?;
+    Ok(Json(samples.into_iter().map(Into::into).collect()))
 }
 
 /// All sandboxes that are not gone.

@@ -1,0 +1,221 @@
+//! Claims: a warm sandbox in one statement, or a cold start.
+
+use crate::{Control, ControlError, Result};
+use ostler_domain::{DepartmentId, Pool, Sandbox, SandboxStatus, TenantId};
+use ostler_store::{ClaimSandbox, Filter, Op, StoreExt};
+use std::time::{Duration, Instant};
+
+/// Who a sandbox is claimed for.
+#[derive(Debug, Clone, Default)]
+pub struct Holder {
+    /// Department.
+    pub department_id: Option<DepartmentId>,
+    /// Configuration.
+    pub config: serde_json::Value,
+    /// Commands that programs in it may use.
+    pub tool_allowlist: Option<Vec<String>>,
+    /// Whether it ends with its run.
+    pub for_run: bool,
+}
+
+/// A part of what was done to get a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phase {
+    /// `claim`, `check`, `place`, `start` or `ready`.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A sandbox that was claimed.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The sandbox, running.
+    pub sandbox: Sandbox,
+    /// Why it was not warm; `None` when it was.
+    pub cold_reason: Option<String>,
+    /// What was done, in order.
+    pub phases: Vec<Phase>,
+}
+
+/// Measures phases.
+pub(super) struct Stopwatch {
+    phases: Vec<Phase>,
+    since: Instant,
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self {
+            phases: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
+    /// A phase ends; one of the same name goes on.
+    pub(super) fn lap(&mut self, name: &'static str) {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        match self.phases.iter_mut().find(|phase| phase.name == name) {
+            Some(phase) => phase.took += took,
+            None => self.phases.push(Phase { name, took }),
+        }
+    }
+}
+
+impl Control {
+    /// Claims a warm sandbox of a pool, or starts one.
+    pub(crate) async fn acquire(&self, pool: &Pool, tenant: TenantId, holder: Holder) -> Result<Claimed> {
+        let mut watch = Stopwatch::start();
+        if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, &mut watch).await? {
+            return Ok(Claimed {
+                sandbox,
+                cold_reason: None,
+                phases: watch.phases,
+            });
+        }
+        self.start_cold(pool, tenant, holder, watch).await
+    }
+
+    /// The oldest warm sandbox of a pool that is as the pool is now and answers.
+    pub(super) async fn claim_warm(
+        &self,
+        pool: &Pool,
+        tenant: TenantId,
+        holder: &Holder,
+        watch: &mut Stopwatch,
+    ) -> Result<Option<Sandbox>> {
+        let claim = ClaimSandbox {
+            pool: pool.name.clone(),
+            server_id: self.parts.server_id,
+            tenant_id: tenant,
+            department_id: holder.department_id,
+            config: holder.config.clone(),
+            tool_allowlist: holder.tool_allowlist.clone(),
+            for_run: holder.for_run,
+            now: self.now(),
+        };
+        while let Some(sandbox) = self.parts.store.claim_sandbox(claim.clone()).await? {
+            watch.lap("claim");
+            let fits = sandbox.template == pool.template;
+            // One that died while it was warm is not handed out.
+            let answers = fits && self.guest(&sandbox)?.healthy().await;
+            watch.lap("check");
+            if answers {
+                return Ok(Some(sandbox));
+            }
+            let reason = if fits {
+                "it did not answer when it was claimed"
+            } else {
+                "it was of an old template"
+            };
+            self.destroy(sandbox.id, reason).await?;
+        }
+        watch.lap("claim");
+        Ok(None)
+    }
+
+    pub(super) async fn start_cold(
+        &self,
+        pool: &Pool,
+        tenant: TenantId,
+        holder: Holder,
+        mut watch: Stopwatch,
+    ) -> Result<Claimed> {
+        let cold_reason = self.why_cold(pool).await?;
+        let mut sandbox = self.new_sandbox(pool);
+        sandbox.tenant_id = Some(tenant);
+        sandbox.department_id = holder.department_id;
+        sandbox.config = holder.config;
+        sandbox.tool_allowlist = holder.tool_allowlist;
+        sandbox.for_run = holder.for_run;
+        sandbox.claimed_at = Some(self.now());
+        sandbox.used_at = sandbox.claimed_at;
+        let sandbox = self
+            .start_placed(sandbox, SandboxStatus::Running, &mut watch)
+            .await?;
+        Ok(Claimed {
+            sandbox,
+            cold_reason: Some(cold_reason),
+            phases: watch.phases,
+        })
+    }
+
+    /// Why no sandbox of a pool was warm.
+    async fn why_cold(&self, pool: &Pool) -> Result<String> {
+        let name = &pool.name;
+        if pool.target == 0 {
+            return Ok(format!(
+                "the pool {name} keeps no warm sandboxes: its target is 0"
+            ));
+        }
+        if let (Some(at), Some(error)) = (pool.retry_at, &pool.last_error)
+            && self.now() < at
+        {
+            return Ok(format!(
+                "no sandbox of the pool {name} is warm: the last start failed: {error}"
+            ));
+        }
+        let counts = self.counts_of(name).await?;
+        Ok(format!(
+            "no sandbox of the pool {name} is warm: its {} are in use, and {} are being started to have {} again",
+            counts.held, counts.starting, pool.target
+        ))
+    }
+
+    /// Claims a warm sandbox of the first of these pools that has one, or else starts one in the first that has room.
+    pub(crate) async fn acquire_agent(
+        &self,
+        pools: &[Pool],
+        tenant: TenantId,
+        holder: Holder,
+    ) -> Result<Claimed> {
+        let mut watch = Stopwatch::start();
+        for pool in pools {
+            if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, &mut watch).await? {
+                return Ok(Claimed {
+                    sandbox,
+                    cold_reason: None,
+                    phases: watch.phases,
+                });
+            }
+        }
+        let counts = self.counts().await?;
+        let live = |pool: &Pool| counts.get(&pool.name).map_or(0, |counts| counts.live());
+        let Some(pool) = pools.iter().find(|pool| live(pool) < pool.max) else {
+            let full: Vec<String> = pools.iter().map(full).collect();
+            return Err(ControlError::Unavailable(full.join("; ")));
+        };
+        let claimed = self.start_cold(pool, tenant, holder, watch).await?;
+        self.within_limit(pool, claimed).await
+    }
+
+    /// Gives a new sandbox up again if others were made at the same moment and the pool has become larger than allowed:
+    /// the youngest goes, on whichever server, so that the rest stay.
+    async fn within_limit(&self, pool: &Pool, claimed: Claimed) -> Result<Claimed> {
+        if self.counts_of(&pool.name).await?.live() <= pool.max {
+            return Ok(claimed);
+        }
+        let id = claimed.sandbox.id;
+        let live = Filter::<Sandbox>::by("pool", pool.name.clone())
+            .and("status", Op::Ne, SandboxStatus::Destroyed)
+            .order_by("created_at");
+        let live = self.parts.store.list(live).await?;
+        if live
+            .iter()
+            .position(|s| s.id == id)
+            .is_some_and(|rank| rank >= pool.max as usize)
+        {
+            self.destroy(id, "the pool was full").await?;
+            return Err(ControlError::Unavailable(full(pool)));
+        }
+        Ok(claimed)
+    }
+}
+
+fn full(pool: &Pool) -> String {
+    format!(
+        "all {} sandboxes of the pool {} are in use; end one, or make the pool larger with `ostler pool set`",
+        pool.max, pool.name
+    )
+}

@@ -1,0 +1,108 @@
+//! Hosts: how they are doing, and draining them.
+
+use crate::conflict::retry_on_conflict;
+use crate::{Caller, Control, ControlError, Result};
+use ostler_domain::{DriverKind, Host, Permission, Sandbox, SandboxId, SandboxStatus};
+use ostler_store::{Change, Filter, Op, StoreExt};
+
+impl Control {
+    /// The hosts of this server's drivers, with what is known of each and how many sandboxes it has.
+    pub async fn hosts(&self, caller: &Caller) -> Result<Vec<(Host, u32)>> {
+        caller.require(Permission::FleetRead)?;
+        let counts = self.parts.store.sandbox_counts().await?;
+        let mut hosts = Vec::new();
+        for host in self.parts.drivers.iter() {
+            let record = self.host_record(host.kind, &host.name).await?;
+            let there = counts.iter().filter(|c| {
+                c.driver == host.kind && c.host == host.name && c.server_id == self.parts.server_id
+            });
+            hosts.push((record, there.map(|c| c.count).sum()));
+        }
+        Ok(hosts)
+    }
+
+    /// Starts nothing on a host any more and ends its warm sandboxes, until it is undone; what is held there goes on to its
+    /// end.
+    pub async fn drain_host(
+        &self,
+        caller: &Caller,
+        driver: DriverKind,
+        name: &str,
+        draining: bool,
+    ) -> Result<(Host, u32)> {
+        caller.require(Permission::FleetWrite)?;
+        if self.parts.drivers.get(driver, name).is_none() {
+            return Err(ControlError::NotFound {
+                what: "host",
+                id: format!("{driver}/{name}"),
+            });
+        }
+        let host = retry_on_conflict!({
+            let mut host = self.host_record(driver, name).await?;
+            let known = host.version > 0;
+            host.draining = draining;
+            if !draining {
+                (host.failures, host.last_error, host.quarantined_until) = (0, None, None);
+            }
+            if !known {
+                host.version = 1;
+            }
+            let change = if known {
+                Change::update(&host)
+            } else {
+                Change::insert(&host)
+            };
+            self.commit(vec![change]).await?;
+            Ok::<_, ControlError>(host)
+        })?;
+        if draining {
+            let warm = Filter::<Sandbox>::by("server_id", self.parts.server_id)
+                .and("driver", Op::Eq, driver)
+                .and("host", Op::Eq, name.to_owned())
+                .and("status", Op::Eq, SandboxStatus::Warm);
+            for sandbox in self.parts.store.list(warm).await? {
+                self.destroyed(&sandbox, "its host is being drained").await;
+            }
+        }
+        let counts = self.parts.store.sandbox_counts().await?;
+        let there = counts
+            .iter()
+            .filter(|c| c.driver == driver && c.host == name && c.server_id == self.parts.server_id);
+        Ok((host, there.map(|c| c.count).sum()))
+    }
+
+    /// Ends a sandbox as the operator: a warm one, or with `force` one that somebody holds.
+    pub async fn drain_sandbox(&self, caller: &Caller, id: SandboxId, force: bool) -> Result<()> {
+        caller.require(Permission::FleetWrite)?;
+        let sandbox = self.sandbox(caller, id).await?;
+        let held = matches!(
+            sandbox.status,
+            SandboxStatus::Running | SandboxStatus::Provisioning | SandboxStatus::Unhealthy
+        );
+        if held && sandbox.tenant_id.is_some() && !force {
+            return Err(ControlError::Conflict(format!(
+                "{id} is held by {}; it ends when that is done with it, or at once with --force",
+                if sandbox.for_run { "a run" } else { "a tenant" }
+            )));
+        }
+        self.destroy(id, "the operator ended it").await
+    }
+
+    /// What is known of a host; version 0 when nothing was written down yet.
+    async fn host_record(&self, driver: DriverKind, name: &str) -> Result<Host> {
+        let server_id = self.parts.server_id;
+        let id = Host::id_of(server_id, driver, name);
+        let known: Option<Host> = self.parts.store.get(id.clone()).await?;
+        Ok(known.unwrap_or(Host {
+            id,
+            server_id,
+            driver,
+            name: name.to_owned(),
+            failures: 0,
+            last_error: None,
+            quarantined_until: None,
+            draining: false,
+            version: 0,
+        }))
+    }
+}

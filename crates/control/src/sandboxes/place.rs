@@ -1,0 +1,144 @@
+//! Placement: on which host of its driver a sandbox is started.
+
+use crate::hosts::DriverHost;
+use crate::{Control, ControlError, Result};
+use ostler_domain::{DriverKind, Host, SandboxStatus, SandboxTemplate};
+use ostler_sandbox::DriverError;
+use ostler_store::{Filter, StoreExt};
+use std::collections::BTreeMap;
+
+/// The sandboxes of a pool that are not gone, counted over all servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Warm.
+    pub warm: u32,
+    /// Being started.
+    pub starting: u32,
+    /// Held by somebody.
+    pub held: u32,
+    /// Being taken down.
+    pub ending: u32,
+}
+
+impl Counts {
+    /// All of them.
+    pub fn live(self) -> u32 {
+        self.warm + self.starting + self.held + self.ending
+    }
+
+    fn add(&mut self, status: SandboxStatus, count: u32) {
+        match status {
+            SandboxStatus::Warm => self.warm += count,
+            SandboxStatus::Provisioning => self.starting += count,
+            SandboxStatus::Running | SandboxStatus::Unhealthy => self.held += count,
+            SandboxStatus::Destroying => self.ending += count,
+            SandboxStatus::Destroyed => {}
+        }
+    }
+}
+
+/// A host and what stands in the way of starting there.
+pub(crate) struct Verdict<'a> {
+    pub(crate) host: &'a DriverHost,
+    /// Sandboxes of this server there.
+    pub(crate) live: u32,
+    pub(crate) obstacles: Vec<String>,
+}
+
+impl Control {
+    pub(crate) async fn counts(&self) -> Result<BTreeMap<String, Counts>> {
+        let mut all: BTreeMap<String, Counts> = BTreeMap::new();
+        for part in self.parts.store.sandbox_counts().await? {
+            all.entry(part.pool).or_default().add(part.status, part.count);
+        }
+        Ok(all)
+    }
+
+    pub(crate) async fn counts_of(&self, pool: &str) -> Result<Counts> {
+        Ok(self.counts().await?.remove(pool).unwrap_or_default())
+    }
+
+    /// Every host of the template's driver, with what stands in the way of starting there; those with the fewest sandboxes
+    /// first.
+    pub(crate) async fn host_verdicts(&self, template: &SandboxTemplate) -> Result<Vec<Verdict<'_>>> {
+        let kind = template.driver;
+        let mine =
+            Filter::<Host>::by("server_id", self.parts.server_id).and("driver", ostler_store::Op::Eq, kind);
+        let records = self.parts.store.list(mine).await?;
+        let counts = self.parts.store.sandbox_counts().await?;
+        let now = self.now();
+        let mut verdicts: Vec<Verdict<'_>> = self
+            .parts
+            .drivers
+            .hosts(kind)
+            .map(|host| {
+                let mut obstacles = Vec::new();
+                if let Err(error) = host.driver.check(template) {
+                    match error {
+                        DriverError::Unsupported { reasons, .. } => {
+                            obstacles.extend(
+                                reasons
+                                    .into_iter()
+                                    .map(|reason| format!("it cannot do this: {reason}")),
+                            );
+                        }
+                        other => obstacles.push(other.to_string()),
+                    }
+                }
+                if let Some(record) = records.iter().find(|record| record.name == host.name) {
+                    if record.draining {
+                        obstacles.push("it is being drained; `ostler sandbox drain --undo` ends that".into());
+                    }
+                    if let Some(until) = record.quarantined_until.filter(|until| now < *until) {
+                        obstacles.push(format!(
+                            "it is in quarantine until {} after {} failures in a row, the last: {}",
+                            ostler_contracts::Time(until),
+                            record.failures,
+                            record.last_error.as_deref().unwrap_or("unknown"),
+                        ));
+                    }
+                }
+                let there = counts.iter().filter(|part| {
+                    part.driver == kind && part.host == host.name && part.server_id == self.parts.server_id
+                });
+                Verdict {
+                    host,
+                    live: there.map(|part| part.count).sum(),
+                    obstacles,
+                }
+            })
+            .collect();
+        verdicts.sort_by(|a, b| (a.live, &a.host.name).cmp(&(b.live, &b.host.name)));
+        Ok(verdicts)
+    }
+
+    /// The hosts on which a sandbox can be started, the best first. At least one.
+    pub(super) async fn place(&self, template: &SandboxTemplate) -> Result<Vec<&DriverHost>> {
+        let verdicts = self.host_verdicts(template).await?;
+        if verdicts.is_empty() {
+            return Err(ControlError::Unavailable(
+                self.unavailable(template.driver).unwrap_or_default(),
+            ));
+        }
+        let (free, hindered): (Vec<_>, Vec<_>) = verdicts.into_iter().partition(|v| v.obstacles.is_empty());
+        if !free.is_empty() {
+            return Ok(free.into_iter().map(|verdict| verdict.host).collect());
+        }
+        let unable = hindered.iter().all(|v| v.host.driver.check(template).is_err());
+        let reasons = listed(template.driver, &hindered);
+        Err(if unable {
+            ControlError::Unprocessable(reasons)
+        } else {
+            ControlError::Unavailable(reasons)
+        })
+    }
+}
+
+/// What stands in the way on each host.
+fn listed(kind: DriverKind, verdicts: &[Verdict<'_>]) -> String {
+    let each: Vec<String> = verdicts
+        .iter()
+        .map(|v| format!("{kind} on {}: {}", v.host.name, v.obstacles.join("; ")))
+        .collect();
+    format!("the sandbox cannot be started: {}", each.join(". "))
+}

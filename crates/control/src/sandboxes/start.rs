@@ -1,0 +1,226 @@
+//! Starting one sandbox.
+
+use super::claim::Stopwatch;
+use crate::conflict::retry_on_conflict;
+use crate::hosts::{DriverHost, LOCAL};
+use crate::{Control, ControlError, Result};
+use ostler_domain::{Host, Pool, Sandbox, SandboxId, SandboxStatus};
+use ostler_sandbox::{DriverError, SandboxSpec};
+use ostler_store::{Change, Filter, Op, StoreError, StoreExt};
+use std::time::Duration;
+
+/// How often a free vsock context id is looked for, when others take it at the same moment.
+const CID_TRIES: u32 = 50;
+/// The first context id that a sandbox can have: those below are the hypervisor's and the host's.
+const FIRST_CID: u32 = 3;
+
+/// Why a start came to nothing.
+struct Failed {
+    message: String,
+    /// Whether it speaks against the host, and not against what was asked of it.
+    host: bool,
+}
+
+impl Control {
+    pub(super) fn new_sandbox(&self, pool: &Pool) -> Sandbox {
+        Sandbox {
+            id: SandboxId::new(),
+            tenant_id: None,
+            department_id: None,
+            pool: pool.name.clone(),
+            driver: pool.template.driver,
+            driver_ref: None,
+            server_id: self.parts.server_id,
+            host: LOCAL.into(),
+            status: SandboxStatus::Provisioning,
+            paused: None,
+            template: pool.template.clone(),
+            config: serde_json::Value::Null,
+            tool_allowlist: None,
+            vsock_cid: None,
+            for_run: false,
+            failures: 0,
+            reason: None,
+            created_at: self.now(),
+            claimed_at: None,
+            checked_at: None,
+            used_at: None,
+            version: 0,
+        }
+    }
+
+    /// Starts a sandbox on the best host, or on the next best if that one fails, and writes it down as `status`. A failure
+    /// leaves nothing behind.
+    pub(super) async fn start_placed(
+        &self,
+        mut sandbox: Sandbox,
+        status: SandboxStatus,
+        watch: &mut Stopwatch,
+    ) -> Result<Sandbox> {
+        let hosts = self.place(&sandbox.template).await?;
+        watch.lap("place");
+        let mut failures = Vec::new();
+        for host in hosts {
+            if !failures.is_empty() {
+                // The record of a failed start stays; a further one needs a name of its own.
+                sandbox.id = SandboxId::new();
+            }
+            sandbox.host.clone_from(&host.name);
+            self.write_down(&mut sandbox, host).await?;
+            let failed = match self.start_on(host, &mut sandbox, watch).await {
+                Ok(()) => {
+                    sandbox.transition(status)?;
+                    self.commit(vec![Change::update(&sandbox)]).await?;
+                    sandbox.version += 1;
+                    self.note_host(host, None).await?;
+                    return Ok(sandbox);
+                }
+                Err(failed) => failed,
+            };
+            self.destroy(sandbox.id, &failed.message).await?;
+            if failed.host {
+                self.note_host(host, Some(&failed.message)).await?;
+            }
+            failures.push(if host.name == LOCAL {
+                failed.message
+            } else {
+                format!("on {}: {}", host.name, failed.message)
+            });
+        }
+        Err(ControlError::Unavailable(format!(
+            "a sandbox of the pool {} did not start: {}",
+            sandbox.pool,
+            failures.join("; ")
+        )))
+    }
+
+    /// Writes the record, with a vsock context id where the driver needs one.
+    async fn write_down(&self, sandbox: &mut Sandbox, host: &DriverHost) -> Result<()> {
+        if !host.driver.capabilities().vsock {
+            return self.commit(vec![Change::insert(sandbox)]).await;
+        }
+        for _ in 0..CID_TRIES {
+            sandbox.vsock_cid = Some(i64::from(self.free_cid().await?));
+            match self.commit(vec![Change::insert(sandbox)]).await {
+                // Somebody took it at the same moment.
+                Err(ControlError::Store(StoreError::Duplicate { .. })) => {}
+                other => return other,
+            }
+        }
+        Err(ControlError::Unavailable(
+            "no free vsock context id was found while many sandboxes were started at once; try again".into(),
+        ))
+    }
+
+    /// The lowest context id that no live sandbox has.
+    async fn free_cid(&self) -> Result<u32> {
+        let used = Filter::<Sandbox>::all()
+            .and("vsock_cid", Op::Gt, 0i64)
+            .and("status", Op::Ne, SandboxStatus::Destroyed)
+            .order_by("vsock_cid");
+        let mut free = FIRST_CID;
+        for sandbox in self.parts.store.list(used).await? {
+            if sandbox.vsock_cid == Some(i64::from(free)) {
+                free += 1;
+            }
+        }
+        let last = self.parts.sandboxes.last_cid;
+        if free > last {
+            return Err(ControlError::Unavailable(format!(
+                "all vsock context ids from {FIRST_CID} to {last} are in use; end a sandbox, or raise `sandboxes.last_cid`"
+            )));
+        }
+        Ok(free)
+    }
+
+    async fn start_on(
+        &self,
+        host: &DriverHost,
+        sandbox: &mut Sandbox,
+        watch: &mut Stopwatch,
+    ) -> std::result::Result<(), Failed> {
+        let limit = Duration::from_secs(self.parts.sandboxes.start_seconds.max(1));
+        let spec = SandboxSpec {
+            vsock_cid: sandbox.vsock_cid.and_then(|cid| u32::try_from(cid).ok()),
+            ..SandboxSpec::new(sandbox.id, sandbox.template.clone())
+        };
+        let started = tokio::time::timeout(limit, host.driver.start(&spec)).await;
+        watch.lap("start");
+        let reference = started
+            .unwrap_or(Err(DriverError::TimedOut {
+                driver: host.kind,
+                action: "start",
+                id: sandbox.id,
+                limit,
+            }))
+            .map_err(|error| Failed {
+                host: matches!(
+                    error,
+                    DriverError::Unavailable { .. } | DriverError::TimedOut { .. }
+                ),
+                message: error.to_string(),
+            })?;
+        let guest = self.guest(sandbox).map_err(|error| Failed {
+            message: error.to_string(),
+            host: false,
+        })?;
+        let silent = |message: String| Failed { message, host: true };
+        let ready = guest.ready(limit).await;
+        watch.lap("ready");
+        ready.map_err(|error| silent(error.to_string()))?;
+        if sandbox.template.snapshot.is_some() {
+            // What every clone of the snapshot would share otherwise.
+            let name = sandbox.id.to_string().replace('_', "-");
+            guest
+                .renew(&name)
+                .await
+                .map_err(|error| silent(error.to_string()))?;
+        }
+        sandbox.driver_ref = Some(reference);
+        sandbox.checked_at = Some(self.now());
+        Ok(())
+    }
+
+    /// Counts a failure that speaks against a host, or ends the count. After too many in a row nothing is started there for
+    /// a while.
+    pub(super) async fn note_host(&self, host: &DriverHost, error: Option<&str>) -> Result<()> {
+        let server = self.parts.server_id;
+        let id = Host::id_of(server, host.kind, &host.name);
+        retry_on_conflict!({
+            let known: Option<Host> = self.parts.store.get(id.clone()).await?;
+            let mut record = known.clone().unwrap_or_else(|| Host {
+                id: id.clone(),
+                server_id: server,
+                driver: host.kind,
+                name: host.name.clone(),
+                failures: 0,
+                last_error: None,
+                quarantined_until: None,
+                draining: false,
+                version: 0,
+            });
+            match error {
+                None if known.is_none() || record.failures == 0 => return Ok(()),
+                None => {
+                    (record.failures, record.last_error, record.quarantined_until) = (0, None, None);
+                }
+                Some(error) => {
+                    record.failures += 1;
+                    record.last_error = Some(error.to_owned());
+                    record.quarantined_until =
+                        Host::quarantine(record.failures, self.parts.sandboxes.quarantine_failures)
+                            .map(|wait| self.now().plus(wait));
+                    if record.quarantined_until.is_some() {
+                        tracing::warn!(driver = %host.kind, host = host.name, error, "a host is in quarantine");
+                    }
+                }
+            }
+            self.commit(vec![if known.is_some() {
+                Change::update(&record)
+            } else {
+                Change::insert(&record)
+            }])
+            .await
+        })
+    }
+}
