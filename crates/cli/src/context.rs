@@ -21,6 +21,8 @@ pub struct Context {
     pub server: Option<String>,
     /// API token; the local server's when absent, but only for the local server.
     pub token: Option<String>,
+    /// Tenant to act in, by id or name; the token's own when absent.
+    pub tenant: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -55,7 +57,7 @@ impl Session {
                 (file.url, token.or(file.token))
             }
         };
-        let client = Client::new(&url, token.as_deref())?;
+        let client = Client::in_tenant(&url, token.as_deref(), named(&context.tenant).as_deref())?;
         Ok(Self { client, out })
     }
 }

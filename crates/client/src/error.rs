@@ -19,6 +19,9 @@ pub enum ClientError {
         "the token holds characters that no token has; give it exactly as `ostler token create` showed it"
     )]
     Token,
+    /// The tenant cannot be sent.
+    #[error("no tenant has such a name; `ostler tenant list` shows those that there are")]
+    Tenant,
     /// The HTTP client could not be set up; the certificates of the system may be unreadable.
     #[error("HTTP cannot be used on this machine: {0}")]
     Setup(String),
@@ -79,7 +82,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Broken { .. } => true,
             Self::Refused(detail) => matches!(detail.code, ErrorCode::Unavailable | ErrorCode::RateLimited),
-            Self::Url { .. } | Self::Token | Self::Setup(_) | Self::Foreign { .. } => false,
+            Self::Url { .. } | Self::Token | Self::Tenant | Self::Setup(_) | Self::Foreign { .. } => false,
         }
     }
 

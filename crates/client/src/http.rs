@@ -59,6 +59,15 @@ impl Client {
     ///
     /// [`ClientError::Url`] and [`ClientError::Token`] for what cannot be one.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        Self::in_tenant(url, token, None)
+    }
+
+    /// The same, acting in another tenant, by id or name: only for administrators of the platform.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::new`], and [`ClientError::Tenant`] for what cannot be one.
+    pub fn in_tenant(url: &str, token: Option<&str>, tenant: Option<&str>) -> Result<Self, ClientError> {
         let refused = |reason: String| ClientError::Url {
             url: url.to_owned(),
             reason,
@@ -76,6 +85,10 @@ impl Client {
                 HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| ClientError::Token)?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
+        }
+        if let Some(tenant) = tenant {
+            let value = HeaderValue::try_from(tenant).map_err(|_| ClientError::Tenant)?;
+            headers.insert("ostler-tenant", value);
         }
         let mut builder = reqwest::Client::builder()
             .default_headers(headers)

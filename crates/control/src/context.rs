@@ -1,10 +1,15 @@
 //! What all use cases share.
 
+use crate::agents::{Programs, Served};
+use crate::audit::Pending;
+use crate::credentials::Keys;
+use crate::hosts::Drivers;
 use crate::reconcilers::Reconcilers;
-use crate::{ControlError, LogStore, Result, WorkSettings};
+use crate::sandboxes::{Buckets, Loss};
+use crate::{ControlError, LogStore, Result, SandboxSettings, WorkSettings};
 use ostler_agents::{Kinds, Prompts};
 use ostler_domain::{
-    Clock, DriverKind, MergeRequest, Project, ProjectId, ServerId, Subtask, SubtaskId, Task, TaskId,
+    Clock, DriverKind, MergeRequest, Project, ProjectId, Sandbox, ServerId, Subtask, SubtaskId, Task, TaskId,
     TenantId, Timestamp,
 };
 use ostler_forge::Repositories;
@@ -13,6 +18,7 @@ use ostler_store::{Change, Column, NewEvent, Record, Store, StoreExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::broadcast;
 
 /// What a [`Control`] is made of.
 pub struct Parts {
@@ -29,20 +35,38 @@ pub struct Parts {
     /// Intervals and limits.
     pub work: WorkSettings,
     /// The drivers that this server has.
-    pub drivers: BTreeMap<DriverKind, Arc<dyn Driver>>,
+    pub drivers: Drivers,
+    /// How sandboxes are looked after.
+    pub sandboxes: SandboxSettings,
     /// Run logs.
     pub logs: LogStore,
     /// This server.
     pub server_id: ServerId,
 }
 
+/// How many losses a slow listener may be behind: whoever misses one finds out by asking the guest.
+const LOSSES: usize = 256;
+
 /// The use cases; cheap to clone.
 #[derive(Clone)]
 pub struct Control {
     pub(crate) parts: Arc<Parts>,
     pub(crate) reconcilers: Arc<Reconcilers>,
+    pub(crate) keys: Keys,
+    /// See [`Control::acting`].
+    pub(crate) pending: Pending,
+    /// The fill of the pools.
+    pub(crate) buckets: Arc<Buckets>,
+    /// Sandboxes that cannot be worked in any more.
+    pub(crate) losses: broadcast::Sender<Loss>,
+    /// The programs of agents that run here.
+    pub(crate) programs: Arc<Programs>,
+    /// The agents whose connections to the outside are taken here.
+    pub(crate) served: Served,
+    /// The way out of sandboxes whose network is filtered.
+    pub(crate) egress: Option<ostler_egress::Proxy>,
     /// Drivers that were wanted and cannot be used, and why.
-    unavailable: Arc<BTreeMap<DriverKind, String>>,
+    pub(crate) unavailable: Arc<BTreeMap<DriverKind, String>>,
 }
 
 impl Control {
@@ -51,8 +75,22 @@ impl Control {
         Self {
             parts: Arc::new(parts),
             reconcilers: Arc::default(),
+            keys: Keys::default(),
+            pending: Pending::default(),
+            buckets: Arc::default(),
+            losses: broadcast::channel(LOSSES).0,
+            programs: Arc::default(),
+            served: Served::default(),
+            egress: None,
             unavailable: Arc::default(),
         }
+    }
+
+    /// With a way out of sandboxes whose network is filtered. Without one they reach nothing.
+    #[must_use]
+    pub fn with_egress(mut self, proxy: ostler_egress::Proxy) -> Self {
+        self.egress = Some(proxy);
+        self
     }
 
     /// With the reasons why drivers that were wanted cannot be used: what is wrong and what to do.
@@ -64,7 +102,7 @@ impl Control {
 
     /// Why this server cannot use a driver; `None` when it can.
     pub fn unavailable(&self, driver: DriverKind) -> Option<String> {
-        if self.parts.drivers.contains_key(&driver) {
+        if self.parts.drivers.has(driver) {
             return None;
         }
         Some(match self.unavailable.get(&driver) {
@@ -73,12 +111,13 @@ impl Control {
         })
     }
 
-    /// A driver of this server.
-    pub(crate) fn driver_of(&self, kind: DriverKind) -> Result<&Arc<dyn Driver>> {
-        self.parts
-            .drivers
-            .get(&kind)
-            .ok_or_else(|| ControlError::Unavailable(self.unavailable(kind).unwrap_or_default()))
+    /// The driver that runs a sandbox of this server.
+    pub(crate) fn driver_of(&self, sandbox: &Sandbox) -> Result<&Arc<dyn Driver>> {
+        let (kind, host) = (sandbox.driver, &sandbox.host);
+        self.parts.drivers.get(kind, host).ok_or_else(|| {
+            let missing = || format!("this server has no {kind} driver on the host {host} any more");
+            ControlError::Unavailable(self.unavailable(kind).unwrap_or_else(missing))
+        })
     }
 
     /// The store, for what needs no rule.
@@ -90,8 +129,16 @@ impl Control {
         self.parts.clock.now()
     }
 
-    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<()> {
-        Ok(self.parts.store.commit(changes).await?)
+    pub(crate) async fn commit(&self, mut changes: Vec<Change>) -> Result<()> {
+        let Some(entry) = self.pending.take() else {
+            return Ok(self.parts.store.commit(changes).await?);
+        };
+        changes.push(entry.clone());
+        let done = self.parts.store.commit(changes).await;
+        if done.is_err() {
+            self.pending.put_back(entry);
+        }
+        Ok(done?)
     }
 
     /// A row of the tenant; one of another tenant is not there.
@@ -137,6 +184,17 @@ impl Control {
         })
     }
 
+    /// A sandbox's new state, with an event for its holder. Counts its version up.
+    pub(crate) fn sandbox_changes(&self, sandbox: &mut Sandbox, kind: &str) -> Vec<Change> {
+        let mut changes = vec![Change::update(sandbox)];
+        sandbox.version += 1;
+        if let Some(tenant) = sandbox.tenant_id.filter(|_| !sandbox.for_run) {
+            let view = ostler_contracts::SandboxView::from(sandbox.clone());
+            changes.push(self.event(tenant, kind, sandbox.id, view));
+        }
+        changes
+    }
+
     /// A task's new state, with the event.
     pub(crate) fn task_changes(&self, task: &mut Task) -> [Change; 2] {
         task.updated_at = self.now();
@@ -173,4 +231,12 @@ macro_rules! owned {
         }
     )*};
 }
-owned!(Project, Task, Subtask, MergeRequest, ostler_domain::ApiToken);
+owned!(
+    Project,
+    Task,
+    Subtask,
+    MergeRequest,
+    ostler_domain::ApiToken,
+    ostler_domain::Department,
+    ostler_domain::User
+);

@@ -7,6 +7,7 @@ use ostler_domain::{
 };
 use ostler_forge::issues::{self, Graph, Invocation, Output, SystemIds};
 use ostler_store::{Change, Filter, KeptReply, StoreError, StoreExt};
+use serde_json::json;
 
 /// A call of `bd` from inside a sandbox.
 #[derive(Debug, Clone, Default)]
@@ -108,7 +109,10 @@ impl Control {
                     ..keep
                 })
             }));
-            match self.commit(changes).await {
+            let verb = call.argv.first();
+            let details = json!({ "command": verb, "task": submitted.task_id });
+            let by = self.acting(run, "issue.change", project.id, details);
+            match by.commit(changes).await {
                 // The same call came twice at once, and the other one was first: its answer counts.
                 Err(ControlError::Store(StoreError::Duplicate { table, .. })) if table == "kept_replies" => {
                     let id = keep.as_ref().map(|keep| keep.id.clone()).unwrap_or_default();

@@ -8,11 +8,14 @@
 
 mod access;
 mod agents;
+mod audit;
 mod conflict;
 mod context;
+mod credentials;
 mod error;
 mod executor;
 mod guest;
+mod hosts;
 mod issues;
 mod logs;
 mod merge_requests;
@@ -25,16 +28,22 @@ mod subtasks;
 mod tasks;
 mod work;
 
-pub use access::{Caller, NewSecret};
-pub use agents::{AgentCommand, AgentFile, AgentOutput, MAX_EXEC, NewAgent};
+pub use access::{Caller, NewSecret, NewToken, NewUser, UserChange};
+pub use agents::{
+    AgentCommand, AgentFile, AgentOutput, AgentProgram, AgentTerminal, Keyboard, MAX_EXEC, NewAgent,
+    NewTerminal,
+};
+pub use audit::AuditQuery;
 pub use context::{Control, Parts};
+pub use credentials::Rotation;
 pub use error::{ControlError, Result};
 pub use executor::{AgentServices, Executor, ExecutorSettings};
+pub use hosts::{DriverHost, Drivers, LOCAL};
 pub use issues::{ToolCall, ToolReply};
 pub use logs::{LogReader, LogRecord, LogStore, LogStream, LogWriter};
 pub use merge_requests::BranchDiff;
 pub use projects::Cleanup;
 pub use runs::NewCommand;
-pub use sandboxes::{Claimed, Holder};
-pub use settings::WorkSettings;
+pub use sandboxes::{Claimed, Counts, Holder, Phase, PoolChange};
+pub use settings::{SandboxSettings, WorkSettings};
 pub use tasks::NewTask;

@@ -101,7 +101,8 @@ impl Control {
             if subtask.status == SubtaskStatus::Completed {
                 changes.extend(self.block(subtask, CLOSED.into())?);
             }
-            self.commit(changes).await?;
+            let by = self.acting(caller, "merge_request.close", id, ());
+            by.commit(changes).await?;
             Ok(request)
         })?;
         // A worker may be mending what conflicted.

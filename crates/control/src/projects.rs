@@ -4,6 +4,7 @@ use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{Permission, Project, ProjectId, Subtask, SubtaskStatus, slug};
 use ostler_forge::Repository;
 use ostler_store::{Change, Filter, RunFilter, StoreExt};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// What a clean-up removed.
@@ -67,7 +68,9 @@ impl Control {
             version: 0,
         };
         let view = ostler_contracts::ProjectView::from(project.clone());
-        self.commit(vec![
+        let details = json!({ "name": project.name, "source": project.source });
+        let by = self.acting(caller, "project.create", project.id, details);
+        by.commit(vec![
             Change::insert(&project),
             self.event(project.tenant_id, "project.created", project.id, view),
         ])
@@ -122,13 +125,17 @@ impl Control {
             project.id,
             serde_json::Value::Null,
         );
-        self.commit(vec![Change::delete(&project), gone]).await
+        let details = json!({ "name": project.name });
+        let by = self.acting(caller, "project.remove", project.id, details);
+        by.commit(vec![Change::delete(&project), gone]).await
     }
 
     /// Removes worktrees and branches that no subtask needs any more.
     pub async fn cleanup_project(&self, caller: &Caller, id: ProjectId) -> Result<Cleanup> {
         let project = self.project_of(caller.tenant_id, id).await?;
         caller.require(Permission::ProjectsWrite)?;
+        self.note_act(caller, "project.clean_up", id, json!({ "name": project.name }))
+            .await?;
         let repository = self.repository(&project)?;
         let subtasks: Vec<Subtask> = self.parts.store.list(Filter::by("project_id", id)).await?;
         let needed: BTreeSet<String> = subtasks

@@ -4,9 +4,10 @@ use crate::{Caller, Control, ControlError, LogReader, Result};
 use ostler_contracts::{PoolVerdict, RunExplanation};
 use ostler_domain::{
     CommandSpec, Isolation, NewRun, Offer, Permission, Pool, Requirements, Run, RunId, RunKind, RunSpec,
-    RunStatus, Sandbox, SandboxStatus, SubtaskId,
+    RunStatus, SubtaskId,
 };
-use ostler_store::{Cancelled, Filter, RunFilter, StoreExt};
+use ostler_store::{Cancelled, Change, Filter, RunFilter, StoreExt};
+use serde_json::json;
 use std::time::Duration;
 
 /// A command that a person submits.
@@ -75,7 +76,10 @@ impl Control {
             },
             created_at: self.now(),
         };
-        self.parts.store.enqueue(vec![run]).await?;
+        // Arguments may hold what is secret, so that only the program is told.
+        let details = json!({ "kind": run.kind, "program": program_of(&run) });
+        let by = self.acting(caller, "run.submit", id, details);
+        by.commit(vec![Change::enqueue(run)]).await?;
         self.run(caller, id).await
     }
 
@@ -121,7 +125,17 @@ impl Control {
     pub async fn cancel_run(&self, caller: &Caller, id: RunId) -> Result<Cancelled> {
         let run = self.run(caller, id).await?;
         caller.require(Permission::RunsWrite)?;
-        let outcome = self.parts.store.request_cancel(id, self.now()).await?;
+        if run.status.is_terminal() {
+            return Ok(Cancelled::TooLate);
+        }
+        let by = self.acting(caller, "run.cancel", id, ());
+        by.commit(vec![Change::CancelRun(id)]).await?;
+        let now = self.parts.store.run(id).await?;
+        let outcome = match now {
+            Some(now) if now.status == RunStatus::Cancelled => Cancelled::AtOnce,
+            Some(now) if !now.status.is_terminal() => Cancelled::Requested,
+            _ => Cancelled::TooLate,
+        };
         if outcome == Cancelled::AtOnce {
             self.settle_run(&run).await;
         }
@@ -196,6 +210,7 @@ impl Control {
     /// What each pool has to say to these requirements.
     pub(crate) async fn verdicts(&self, requirements: &Requirements) -> Result<Vec<PoolVerdict>> {
         let pools: Vec<Pool> = self.parts.store.list(Filter::all()).await?;
+        let counts = self.counts().await?;
         let mut verdicts = Vec::new();
         for pool in pools {
             let offer = self.offer(&pool).unwrap_or_else(|| {
@@ -208,8 +223,8 @@ impl Control {
             if let Some(why) = self.unavailable(pool.template.driver).filter(|_| suitable) {
                 reasons.push(why);
             } else if suitable {
-                let live = self.live_sandboxes(&pool.name).await?;
-                if live.len() >= pool.max as usize {
+                let live = counts.get(&pool.name).map_or(0, |counts| counts.live());
+                if live >= pool.max {
                     reasons.push(format!("all {} sandboxes are in use", pool.max));
                 }
                 reasons.extend(
@@ -228,15 +243,8 @@ impl Control {
 
     /// What the sandboxes of a pool offer here; `None` without its driver.
     pub(crate) fn offer(&self, pool: &Pool) -> Option<Offer> {
-        let capabilities = self.parts.drivers.get(&pool.template.driver)?.capabilities();
+        let capabilities = self.parts.drivers.of(pool)?.capabilities();
         Some(pool.offer(capabilities.isolation, &capabilities.arch))
-    }
-
-    /// The sandboxes of a pool that are not gone.
-    pub async fn live_sandboxes(&self, pool: &str) -> Result<Vec<Sandbox>> {
-        let filter =
-            Filter::by("pool", pool.to_owned()).and("status", ostler_store::Op::Ne, SandboxStatus::Destroyed);
-        Ok(self.parts.store.list(filter).await?)
     }
 }
 
@@ -257,4 +265,10 @@ fn listed<'a>(verdicts: impl Iterator<Item = &'a PoolVerdict>) -> String {
         .map(|v| format!("{}: {}", v.pool, v.reasons.join(", ")))
         .collect();
     reasons.join("; ")
+}
+
+/// The name of the program that a run begins with.
+fn program_of(run: &NewRun) -> &str {
+    let command = run.spec.commands.first();
+    command.and_then(|c| c.argv.first()).map_or("", String::as_str)
 }

@@ -6,6 +6,7 @@ use ostler_domain::{
     BlockedReason, MergeRequest, MergeRequestStatus, Permission, Subtask, SubtaskId, SubtaskStatus, TaskId,
 };
 use ostler_store::{Filter, StoreExt};
+use serde_json::json;
 
 impl Control {
     /// The subtasks of a task, in the order of the board.
@@ -35,7 +36,10 @@ impl Control {
         let subtask = self.subtask_of(caller.tenant_id, id).await?;
         caller.require(Permission::ProjectsWrite)?;
         match subtask.status {
-            SubtaskStatus::Ready => self.begin_work(subtask).await,
+            SubtaskStatus::Ready => {
+                let by = self.acting(caller, "subtask.start", id, ());
+                by.begin_work(subtask).await
+            }
             SubtaskStatus::Blocked if subtask.blocked_reason == Some(BlockedReason::Failure) => {
                 Err(ControlError::Unprocessable(format!(
                     "the subtask is blocked by its failure ({}); `ostler subtask retry {id}` starts it again",
@@ -66,7 +70,8 @@ impl Control {
                     subtask.status
                 )));
             }
-            self.begin_work(subtask).await
+            let by = self.acting(caller, "subtask.retry", id, ());
+            by.begin_work(subtask).await
         })
     }
 
@@ -76,8 +81,9 @@ impl Control {
         retry_on_conflict!({
             let subtask = self.subtask_of(caller.tenant_id, id).await?;
             caller.require(Permission::ProjectsWrite)?;
-            completed(&subtask)?;
-            self.merge(subtask, false).await
+            let request = completed(&subtask)?;
+            let by = self.acting(caller, "subtask.merge", id, json!({ "merge_request": request }));
+            by.merge(subtask, false).await
         })?;
         self.subtask_of(caller.tenant_id, id).await
     }
@@ -91,7 +97,13 @@ impl Control {
             let mut request: MergeRequest = self.owned("merge request", caller.tenant_id, request).await?;
             request.status = MergeRequestStatus::Merged;
             request.closed_at = Some(self.now());
-            self.conclude(subtask, request, None).await
+            let by = self.acting(
+                caller,
+                "subtask.mark_merged",
+                id,
+                json!({ "merge_request": request.id }),
+            );
+            by.conclude(subtask, request, None).await
         })?;
         self.subtask_of(caller.tenant_id, id).await
     }
@@ -102,7 +114,8 @@ impl Control {
             let mut subtask = self.subtask_of(caller.tenant_id, id).await?;
             caller.require(Permission::ProjectsWrite)?;
             subtask.position = position;
-            self.commit(self.subtask_changes(&mut subtask).to_vec()).await?;
+            let by = self.acting(caller, "subtask.move", id, json!({ "position": position }));
+            by.commit(self.subtask_changes(&mut subtask).to_vec()).await?;
             Ok(subtask)
         })
     }
@@ -111,7 +124,8 @@ impl Control {
     pub async fn kill_subtask(&self, caller: &Caller, id: SubtaskId) -> Result<()> {
         let subtask = self.subtask_of(caller.tenant_id, id).await?;
         caller.require(Permission::ProjectsWrite)?;
-        self.stop_work(subtask.id, "it was killed").await
+        let by = self.acting(caller, "subtask.kill", id, ());
+        by.stop_work(subtask.id, "it was killed").await
     }
 }
 

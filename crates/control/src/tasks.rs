@@ -4,6 +4,7 @@ use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{Permission, ProjectId, RunId, Subtask, SubtaskStatus, Task, TaskId, TaskStatus};
 use ostler_store::{Change, Filter, RunFilter, StoreExt};
+use serde_json::json;
 
 /// What a person wants.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +74,9 @@ impl Control {
         };
         let inserted = Change::insert(&task);
         let view = ostler_contracts::TaskView::from(task.clone());
-        self.commit(vec![
+        let details = json!({ "project": task.project_id, "agent_kind": task.agent_kind, "auto": task.auto });
+        let by = self.acting(caller, "task.create", id, details);
+        by.commit(vec![
             inserted,
             self.event(task.tenant_id, "task.created", id, view),
         ])
@@ -117,7 +120,8 @@ impl Control {
                 .await?;
             task.attempts = 1;
             task.run_id = None;
-            self.commit(self.task_changes(&mut task).to_vec()).await?;
+            let by = self.acting(caller, "task.retry_planning", id, ());
+            by.commit(self.task_changes(&mut task).to_vec()).await?;
             Ok(task)
         })?;
         self.settle_or_note(id).await;
@@ -141,7 +145,7 @@ impl Control {
                 changes.extend(live.into_iter().map(Change::CancelRun));
             }
             changes.extend(self.task_changes(&mut task));
-            self.commit(changes).await
+            self.acting(caller, "task.kill", id, ()).commit(changes).await
         })?;
         for subtask in self
             .parts
@@ -172,7 +176,8 @@ impl Control {
             changes.extend(subtasks.iter().map(Change::update));
             changes.push(Change::delete(&task));
             changes.push(self.event(task.tenant_id, "task.deleted", id, serde_json::Value::Null));
-            self.commit(changes).await?;
+            let by = self.acting(caller, "task.delete", id, json!({ "project": task.project_id }));
+            by.commit(changes).await?;
             Ok((project, subtasks))
         })?;
         let repository = self.repository(&project)?;

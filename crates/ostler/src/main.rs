@@ -72,6 +72,17 @@ struct Arguments {
     )]
     token: Option<String>,
 
+    /// Tenant to act in, by id or name; the token's own when absent. Only for administrators of the platform.
+    #[arg(
+        long,
+        global = true,
+        env = "OSTLER_TENANT",
+        value_name = "TENANT",
+        hide_env_values = true,
+        help_heading = GLOBAL
+    )]
+    tenant: Option<String>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -174,6 +185,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         config,
         server,
         token,
+        tenant,
         command,
     } = arguments;
     let data = settings::data_directory(data)?;
@@ -226,6 +238,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 json,
                 server,
                 token,
+                tenant,
             };
             return Ok(ostler_cli::run(command, context).await);
         }

@@ -11,10 +11,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const CREDENTIAL_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 async fn start(data: &Path, database: &str, driver: &str) -> TestServer {
     let mut server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), data)
         .args(["--dev", "--database", database])
+        // Servers that share a database share the key of its credentials.
+        .env("OSTLER_CREDENTIAL_KEY", CREDENTIAL_KEY)
         .env("OSTLER_EXECUTOR__LEASE_SECONDS", "15")
         .env("OSTLER_EXECUTOR__SLOTS", "3")
         .env("OSTLER_DRIVERS__DOCKER", "false");

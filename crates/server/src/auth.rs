@@ -1,6 +1,6 @@
 //! Who asks.
 
-use crate::error::ApiError;
+use crate::error::{ApiError, REQUEST_ID};
 use crate::{ServerState, origin};
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::http::header::AUTHORIZATION;
@@ -9,6 +9,9 @@ use ostler_contracts::ErrorCode;
 use ostler_control::Caller;
 use std::time::Instant;
 
+/// The header by which an administrator of the platform acts in another tenant.
+pub(crate) const TENANT: &str = "ostler-tenant";
+
 /// The caller of a handler that needs one.
 pub(crate) struct Auth(pub(crate) Caller);
 
@@ -16,7 +19,7 @@ impl FromRequestParts<ServerState> for Auth {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &ServerState) -> Result<Self, ApiError> {
-        let caller = match parts.headers.get(AUTHORIZATION) {
+        let mut caller = match parts.headers.get(AUTHORIZATION) {
             None if state.development => {
                 origin::check_development(parts, &state.settings.cors_origins)?;
                 Ok(Caller::administrator())
@@ -43,6 +46,11 @@ impl FromRequestParts<ServerState> for Auth {
             .rate
             .take(caller.token_id, Instant::now())
             .map_err(ApiError::rate_limited)?;
+        caller.request_id = REQUEST_ID.try_with(Clone::clone).ok();
+        if let Some(tenant) = parts.headers.get(TENANT) {
+            let tenant = tenant.to_str().unwrap_or_default();
+            caller = state.control.enter_tenant(caller, tenant).await?;
+        }
         Ok(Self(caller))
     }
 }

@@ -67,6 +67,7 @@ pub(crate) fn cors(origins: &[Origin]) -> CorsLayer {
             AUTHORIZATION,
             CONTENT_TYPE,
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static(crate::auth::TENANT),
             request_id.clone(),
         ])
         .expose_headers([request_id, RETRY_AFTER])

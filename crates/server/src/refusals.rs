@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use utoipa::IntoResponses;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 
-fn refusal(status: &str, description: &str) -> (String, RefOr<Response>) {
+pub(crate) fn refusal(status: &str, description: &str) -> (String, RefOr<Response>) {
     let body = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("ErrorBody")))
         .build();

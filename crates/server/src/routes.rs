@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod common;
 mod events;
 mod merge_requests;
 mod pools;
@@ -70,12 +71,14 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(agents::upload, agents::download))
         .routes(routes!(pools::list))
         .routes(routes!(pools::set))
+        .routes(routes!(pools::explain))
+        .routes(routes!(pools::hosts))
+        .routes(routes!(pools::drain_host))
         .routes(routes!(pools::sandboxes))
-        .routes(routes!(pools::sandbox))
+        .routes(routes!(pools::sandbox, pools::drain_sandbox))
+        .routes(routes!(pools::usage))
         .routes(routes!(events::follow))
-        .routes(routes!(access::me))
-        .routes(routes!(access::create_token, access::tokens))
-        .routes(routes!(access::revoke_token))
+        .merge(access::paths())
         .routes(routes!(system::health))
         .routes(routes!(system::kinds))
         .routes(routes!(system::reconcilers))
@@ -90,6 +93,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     document.security = base.security;
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    common::describe(&mut document);
     document
 }
 

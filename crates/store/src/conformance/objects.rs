@@ -203,7 +203,7 @@ pub async fn the_audit_log_is_append_only(store: Arc<dyn Store>) {
     ] {
         // The tenant must come back with it.
         let result = store.commit(vec![Change::delete(&tenant), change]).await;
-        assert!(matches!(result, Err(StoreError::Engine { .. })), "{result:?}");
+        assert!(result.is_err(), "{result:?}");
     }
     assert!(stored(store, &tenant).await.is_some());
     store.commit(vec![Change::delete(&tenant)]).await.unwrap();

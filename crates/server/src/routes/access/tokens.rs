@@ -4,11 +4,12 @@ use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
 use crate::extract::{InBody, InPath};
-use crate::refusals::{BadRequest, Denied, NotFound};
+use crate::refusals::{BadRequest, Denied, NotFound, Unprocessable};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use ostler_contracts::{CreateToken, CreatedToken, Me, TokenView};
+use ostler_control::NewToken;
 use ostler_domain::TokenId;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub(super) async fn me(State(state): State<ServerState>, Auth(caller): Auth) -> ApiResult<Json<Me>> {
     Ok(Json(Me {
         tenant_id: caller.tenant_id,
+        user_id: caller.user_id,
         token_id: caller.token_id,
         permissions: caller.permissions.iter().collect(),
         development: state.development,
@@ -27,20 +29,23 @@ pub(super) async fn me(State(state): State<ServerState>, Auth(caller): Auth) -> 
 
 /// Creates an API token; its secret is shown only now.
 #[utoipa::path(post, path = "/tokens", tag = "access", request_body = CreateToken,
-    responses((status = 201, description = "Done", body = CreatedToken), Denied, BadRequest, NotFound)
+    responses((status = 201, description = "Done", body = CreatedToken), Denied, BadRequest, NotFound, Unprocessable)
 )]
-pub(super) async fn create_token(
+pub(super) async fn create(
     State(state): State<ServerState>,
     Auth(caller): Auth,
     InBody(body): InBody<CreateToken>,
 ) -> ApiResult<(StatusCode, Json<CreatedToken>)> {
-    let expires = body
-        .expires_in_days
-        .map(|days| Duration::from_secs(u64::from(days) * 86_400));
-    let (token, secret) = state
-        .control
-        .create_token(&caller, &body.name, body.permissions, expires)
-        .await?;
+    let new = NewToken {
+        name: body.name,
+        permissions: body.permissions.map(|wanted| wanted.into_iter().collect()),
+        expires_in: body
+            .expires_in_days
+            .map(|days| Duration::from_secs(u64::from(days) * 86_400)),
+        user_id: body.user_id,
+        service: body.service,
+    };
+    let (token, secret) = state.control.create_token(&caller, new).await?;
     Ok((
         StatusCode::CREATED,
         Json(CreatedToken {
@@ -50,11 +55,11 @@ pub(super) async fn create_token(
     ))
 }
 
-/// The API tokens, newest first.
+/// The API tokens, newest first: all of the tenant with `tenant:admin`, otherwise one's own.
 #[utoipa::path(get, path = "/tokens", tag = "access",
     responses((status = 200, description = "Done", body = Vec<TokenView>), Denied, NotFound)
 )]
-pub(super) async fn tokens(
+pub(super) async fn list(
     State(state): State<ServerState>,
     Auth(caller): Auth,
 ) -> ApiResult<Json<Vec<TokenView>>> {
@@ -66,7 +71,7 @@ pub(super) async fn tokens(
 #[utoipa::path(delete, path = "/tokens/{id}", tag = "access", params(("id" = String, Path, description = "Id")),
     responses((status = 204, description = "Done"), Denied, NotFound)
 )]
-pub(super) async fn revoke_token(
+pub(super) async fn revoke(
     State(state): State<ServerState>,
     Auth(caller): Auth,
     InPath(id): InPath<TokenId>,

@@ -1,5 +1,11 @@
 //! Who asks, and the server itself.
 
+mod credentials;
+mod tenants;
+mod users;
+
+pub use credentials::AuditQuery;
+
 use crate::http::Patience::Usual;
 use crate::{Client, ClientError};
 use ostler_contracts::{CreateToken, CreatedToken, Health, KindView, TokenView};
