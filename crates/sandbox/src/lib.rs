@@ -4,6 +4,7 @@
 pub mod conformance;
 mod driver;
 mod host;
+pub mod images;
 pub mod process;
 
 pub use driver::*;
