@@ -358,6 +358,15 @@ pub struct DrainHost {
     pub draining: bool,
 }
 
+/// Ends a sandbox as the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainSandbox {
+    /// Also when somebody holds it.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// What a sandbox had used at a moment; counts are since its start, and absent where nobody counts them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxUsage {

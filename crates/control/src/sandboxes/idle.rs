@@ -150,7 +150,7 @@ impl Control {
 }
 
 /// The error of a use case from that of a driver.
-fn driver_error(error: &DriverError) -> ControlError {
+pub(crate) fn driver_error(error: &DriverError) -> ControlError {
     match error {
         DriverError::Unsupported { .. } => ControlError::Unprocessable(error.to_string()),
         DriverError::NotFound { .. } => ControlError::Conflict(error.to_string()),

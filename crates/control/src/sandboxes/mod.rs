@@ -19,6 +19,7 @@ mod view;
 pub use claim::{Claimed, Holder, Phase};
 pub(crate) use health::Loss;
 pub(crate) use health::crash;
+pub(crate) use idle::driver_error;
 pub use place::Counts;
 pub(crate) use pools::Buckets;
 pub use pools::PoolChange;

@@ -3,18 +3,16 @@
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
-use crate::extract::{InBody, InPath, InQuery};
+use crate::extract::{InBody, InPath};
 use crate::refusals::{BadRequest, Denied};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use ostler_contracts::{
-    DrainHost, ErrorBody, HostView, PoolExplanation, PoolView, SandboxUsage, SandboxView, SetPool,
+    DrainHost, DrainSandbox, ErrorBody, HostView, PoolExplanation, PoolView, SandboxUsage, SandboxView,
+    SetPool,
 };
 use ostler_control::{Control, Counts, PoolChange};
 use ostler_domain::{DriverKind, Pool, SandboxId};
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 fn view(control: &Control, pool: Pool, counts: Counts) -> PoolView {
     PoolView {
@@ -124,32 +122,23 @@ pub(super) async fn drain_host(
 }
 
 /// Ends a sandbox as the operator; one that somebody holds only with `force`.
-#[utoipa::path(delete, path = "/sandboxes/{id}", tag = "fleet",
-    params(("id" = String, Path, description = "Id"), Force),
+#[utoipa::path(post, path = "/sandboxes/{id}/drain", tag = "fleet", request_body = DrainSandbox,
+    params(("id" = String, Path, description = "Id")),
     responses(
-        (status = 204, description = "It is gone"),
+        (status = 200, description = "It is gone", body = SandboxView),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
         (status = 409, description = "Somebody holds it", body = ErrorBody),
-        Denied,
+        Denied, BadRequest,
     )
 )]
 pub(super) async fn drain_sandbox(
     State(state): State<ServerState>,
     Auth(caller): Auth,
     InPath(id): InPath<SandboxId>,
-    InQuery(query): InQuery<Force>,
-) -> ApiResult<StatusCode> {
-    state.control.drain_sandbox(&caller, id, query.force).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Whether also what is in use is ended.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Force {
-    /// Also when somebody holds it.
-    #[serde(default)]
-    force: bool,
+    InBody(body): InBody<DrainSandbox>,
+) -> ApiResult<Json<SandboxView>> {
+    state.control.drain_sandbox(&caller, id, body.force).await?;
+    Ok(Json(state.control.sandbox(&caller, id).await?.into()))
 }
 
 /// What a sandbox has used, newest first.

@@ -3,6 +3,8 @@
 super::noun!(Pool {
     /// List the pools and how they are doing.
     List(list),
+    /// Say how a pool is doing, and what keeps it from being filled.
+    Explain(explain),
     /// Make a pool, or change one; what is not named stays as it is.
     Set(set),
 });

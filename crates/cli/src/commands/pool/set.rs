@@ -6,7 +6,8 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::input::{mebibytes, pair};
 use ostler_contracts::SetPool;
-use ostler_domain::{DriverKind, Mount, NetworkPolicy, SandboxTemplate};
+use ostler_domain::{DriverKind, Egress, Mount, NetworkPolicy, SandboxTemplate};
+use std::net::IpAddr;
 
 /// What the pool is to be.
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,15 @@ pub struct Set {
     /// Most sandboxes at once.
     #[arg(long, value_name = "N")]
     max: Option<u32>,
+    /// Most starts of warm sandboxes at once.
+    #[arg(long, value_name = "N")]
+    start_concurrency: Option<u32>,
+    /// Starts of warm sandboxes per minute, over time.
+    #[arg(long, value_name = "N")]
+    refill_per_minute: Option<u32>,
+    /// Starts of warm sandboxes that may follow each other without a wait.
+    #[arg(long, value_name = "N")]
+    refill_burst: Option<u32>,
     #[command(flatten)]
     template: TemplateArguments,
 }
@@ -43,9 +53,37 @@ struct TemplateArguments {
     /// Most disk that one may use, such as 10G.
     #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
     disk: Option<u64>,
-    /// What it may reach: none or open.
+    /// What it may reach: none, filtered (what --allow says) or open.
     #[arg(long, value_name = "POLICY")]
     network: Option<NetworkPolicy>,
+    /// A domain (`example.org`, `*.example.org`, with `:PORT`) or an address with its port (`192.0.2.0/24:443`) that may be
+    /// reached where the network is filtered, instead of those that were set; may be repeated.
+    #[arg(long = "allow", value_name = "TARGET")]
+    allowed: Vec<String>,
+    /// Root drive of a virtual machine: a file on the host, which is only read.
+    #[arg(long, value_name = "FILE")]
+    root_drive: Option<String>,
+    /// Size of an empty second drive of a virtual machine, such as 10G.
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    data_drive: Option<u64>,
+    /// Kernel of a virtual machine: a file on the host.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<String>,
+    /// Added to the kernel's command line.
+    #[arg(long, value_name = "TEXT")]
+    kernel_args: Option<String>,
+    /// A device of the host that programs may use, such as kvm, instead of those that were set; may be repeated.
+    #[arg(long = "device", value_name = "NAME")]
+    devices: Vec<String>,
+    /// User that programs run as.
+    #[arg(long)]
+    user: Option<String>,
+    /// Snapshot that sandboxes are restored from instead of being booted; empty for none.
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
+    /// Run the virtual machine monitor in its jailer: true or false.
+    #[arg(long, value_name = "BOOL")]
+    jailer: Option<bool>,
     /// Environment of every program in it, instead of what was set; may be repeated.
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
@@ -72,6 +110,9 @@ impl Set {
             template,
             target: self.target,
             max: self.max,
+            start_concurrency: self.start_concurrency,
+            refill_per_minute: self.refill_per_minute,
+            refill_burst: self.refill_burst,
         };
         let pool = session.client.set_pool(&self.name, &change).await?;
         session.out.show(&pool, || super::table(std::slice::from_ref(&pool), session.out.colour))?;
@@ -89,6 +130,27 @@ impl TemplateArguments {
         template.memory_mb = self.memory.unwrap_or(template.memory_mb);
         template.disk_mb = self.disk.or(template.disk_mb);
         template.network = self.network.unwrap_or(template.network);
+        if !self.allowed.is_empty() {
+            // An address has digits and dots only, or brackets; a domain has a letter at its end.
+            let is_address = |target: &String| {
+                target.starts_with('[') || target.split([':', '/']).next().is_some_and(|host| host.parse::<IpAddr>().is_ok())
+            };
+            let (addresses, domains) = self.allowed.into_iter().partition(is_address);
+            template.egress = Egress { domains, addresses };
+        }
+        if template.network != NetworkPolicy::Filtered {
+            template.egress = Egress::default();
+        }
+        template.root_drive = self.root_drive.or(template.root_drive);
+        template.data_drive_mb = self.data_drive.or(template.data_drive_mb);
+        template.kernel = self.kernel.or(template.kernel);
+        template.kernel_args = self.kernel_args.or(template.kernel_args);
+        template.user = self.user.or(template.user);
+        template.jailer = self.jailer.or(template.jailer);
+        template.snapshot = self.snapshot.or(template.snapshot).filter(|name| !name.is_empty());
+        if !self.devices.is_empty() {
+            template.devices = self.devices.into_iter().collect();
+        }
         if !self.env.is_empty() {
             template.env = self.env.into_iter().collect();
         }

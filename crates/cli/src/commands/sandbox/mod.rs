@@ -3,6 +3,12 @@
 super::noun!(Sandbox {
     /// List all sandboxes that are not gone.
     List(list),
+    /// List the hosts on which sandboxes are started.
+    Hosts(hosts),
+    /// End a sandbox, or start nothing on a host any more.
+    Drain(drain),
+    /// Show what a sandbox has used.
+    Usage(usage),
     /// Show a sandbox, also one that is gone.
     Show(show),
 });
@@ -42,6 +48,8 @@ pub(super) fn fields(sandbox: &SandboxView, colour: Colour) -> String {
         .opt("Reason", sandbox.reason.as_ref())
         .add("Pool", &sandbox.pool)
         .add("Driver", sandbox.driver)
+        .add("Host", &sandbox.host)
+        .opt("Frozen by", sandbox.paused)
         .opt("At the driver", sandbox.driver_ref.as_ref())
         .opt("Tenant", sandbox.tenant_id)
         .opt("Department", sandbox.department_id)
@@ -54,6 +62,7 @@ pub(super) fn fields(sandbox: &SandboxView, colour: Colour) -> String {
         .add("Created", ago(sandbox.created_at))
         .opt("Claimed", sandbox.claimed_at.map(ago))
         .opt("Healthy", sandbox.checked_at.map(ago))
+        .opt("Used", sandbox.used_at.map(ago))
         .render();
     let config = match &sandbox.config {
         serde_json::Value::Null => String::new(),
