@@ -111,6 +111,11 @@ impl DockerDriver {
 }
 
 impl DockerDriver {
+    /// The engine, for what is about images and not sandboxes.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
     /// Whether the engine has this image.
     pub async fn has_image(&self, image: &str) -> Result<bool, DriverError> {
         let engine = &self.inner.engine;

@@ -7,7 +7,9 @@ mod container;
 mod driver;
 mod engine;
 mod events;
+mod images;
 mod options;
 
 pub use driver::DockerDriver;
+pub use images::{DockerImages, ImageOptions};
 pub use options::DockerOptions;
