@@ -65,6 +65,8 @@ pub struct Control {
     pub(crate) served: Served,
     /// The way out of sandboxes whose network is filtered.
     pub(crate) egress: Option<ostler_egress::Proxy>,
+    /// What builds images, where there is an engine for it.
+    pub(crate) images: Option<crate::Images>,
     /// Drivers that were wanted and cannot be used, and why.
     pub(crate) unavailable: Arc<BTreeMap<DriverKind, String>>,
 }
@@ -82,6 +84,7 @@ impl Control {
             programs: Arc::default(),
             served: Served::default(),
             egress: None,
+            images: None,
             unavailable: Arc::default(),
         }
     }
