@@ -1,0 +1,663 @@
+//! The driver.
+
+use crate::api::Api;
+use crate::cgroups::{self, Cgroups};
+use crate::error::Error;
+use crate::layout::{API_SOCKET, SandboxDir, VSOCK};
+use crate::options::FirecrackerOptions;
+use crate::snapshot::{Machine, Store};
+use crate::start::Start;
+use crate::version::Version;
+use crate::{machine, probe, teardown, vsock};
+use async_trait::async_trait;
+use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_sandbox::process::{Identity, stat};
+use ostler_sandbox::{
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
+    Usage, refusals,
+};
+use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
+
+const KIND: DriverKind = DriverKind::Firecracker;
+
+/// The least vsock context id of a machine; those below it name the host and its parts.
+const FIRST_CID: u32 = 3;
+/// Most virtual CPUs of one machine.
+const CPUS: u32 = 32;
+/// How long the note of how a machine ended is waited for, and how often it is looked at.
+const NOTE_LIMIT: Duration = Duration::from_millis(500);
+const NOTE_STEP: Duration = Duration::from_millis(5);
+/// Events kept for a slow receiver.
+const EVENTS: usize = 256;
+
+/// Sandboxes that are Firecracker virtual machines.
+#[derive(Debug)]
+pub struct FirecrackerDriver {
+    inner: Arc<Inner>,
+}
+
+/// The Firecracker program.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) version: Version,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) options: FirecrackerOptions,
+    /// Or why it cannot be used.
+    program: Result<Program, String>,
+    pub(crate) jailer: Option<PathBuf>,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) snapshots: Store,
+    capabilities: Capabilities,
+    events: broadcast::Sender<DriverEvent>,
+    entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
+    /// Held while a user is chosen and noted.
+    pub(crate) choosing: Mutex<()>,
+    /// Read while a jailer makes cgroups.
+    pub(crate) jailing: tokio::sync::RwLock<()>,
+}
+
+/// The right to work on one sandbox.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
+
+/// What this process holds of one sandbox: no two operations on it at a time, and the task that waits for its end.
+#[derive(Debug, Default)]
+struct Entry {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    watch: Mutex<Option<AbortHandle>>,
+}
+
+impl FirecrackerDriver {
+    /// Looks at the host, makes the state directory, watches the machines that an earlier driver of the same instance left
+    /// running, and lets those go on that were paused for a snapshot when it was killed. It opens also where Firecracker is
+    /// absent: starts then say so. Must be called within a tokio runtime.
+    pub async fn open(mut options: FirecrackerOptions) -> Result<Self, DriverError> {
+        let unavailable = |message: String| DriverError::Unavailable {
+            driver: KIND,
+            message,
+        };
+        if !options.instance_is_valid() {
+            return Err(unavailable(format!(
+                "the instance name `{}` must be 1 to 40 of a-z, 0-9, - and _",
+                options.instance
+            )));
+        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.state_dir)
+            .and_then(|()| std::fs::canonicalize(&options.state_dir))
+            .map(|real| options.state_dir = real)
+            .map_err(|e| unavailable(format!("its directory {}: {e}", options.state_dir.display())))?;
+        let program = find(&options.firecracker).await;
+        let jailer = probe::program(&options.jailer);
+        let version = program.as_ref().ok().map(|p| p.version);
+        let capabilities = Capabilities {
+            isolation: Isolation::Vm,
+            networks: vec![NetworkPolicy::None, NetworkPolicy::Filtered],
+            images: false,
+            cpu_limit: true,
+            memory_limit: true,
+            disk_limit: true,
+            mounts: false,
+            pause: version.is_none_or(|v| v.refuses_pause().is_none()),
+            snapshot: version.is_none_or(|v| v.refuses_snapshots().is_none()),
+            machines: true,
+            vsock: true,
+            devices: BTreeSet::new(),
+            users: false,
+            arch: std::env::consts::ARCH.to_owned(),
+        };
+        let inner = Arc::new(Inner {
+            snapshots: Store::of(&options.state_dir),
+            options,
+            program,
+            jailer,
+            cgroups: Cgroups::discover(),
+            capabilities,
+            events: broadcast::channel(EVENTS).0,
+            entries: Mutex::default(),
+            choosing: Mutex::default(),
+            jailing: tokio::sync::RwLock::default(),
+        });
+        inner.adopt().await;
+        Ok(Self { inner })
+    }
+}
+
+async fn find(name: &Path) -> Result<Program, String> {
+    let path = probe::program(name).ok_or_else(|| format!("{} is not installed", name.display()))?;
+    let version = probe::version(&path).await?;
+    Ok(Program { path, version })
+}
+
+impl Drop for FirecrackerDriver {
+    fn drop(&mut self) {
+        for entry in lock(&self.inner.entries).values() {
+            entry.stop_watching();
+        }
+    }
+}
+
+impl Entry {
+    fn stop_watching(&self) {
+        if let Some(task) = lock(&self.watch).take() {
+            task.abort();
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks, and the values are valid after each statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(crate) fn dir(&self, id: SandboxId) -> SandboxDir {
+        SandboxDir::of(&self.options.state_dir, id)
+    }
+
+    /// The cgroup in which those of the machines are made. Not that of the process driver.
+    pub(crate) fn parent_group(&self) -> String {
+        format!("ostler-{}-machines", self.options.instance)
+    }
+
+    pub(crate) fn jailed(&self, template: &SandboxTemplate) -> bool {
+        template.jailer.unwrap_or(self.options.jailed)
+    }
+
+    pub(crate) fn kernel(&self, template: &SandboxTemplate) -> Option<PathBuf> {
+        template
+            .kernel
+            .as_ref()
+            .map(PathBuf::from)
+            .or_else(|| self.options.kernel.clone())
+    }
+
+    fn entry(&self, id: SandboxId) -> Arc<Entry> {
+        lock(&self.entries).entry(id).or_default().clone()
+    }
+
+    fn failed(action: &'static str, id: SandboxId, message: impl std::fmt::Display) -> DriverError {
+        DriverError::Failed {
+            driver: KIND,
+            action,
+            id,
+            message: message.to_string(),
+        }
+    }
+
+    /// What has a directory. One without a note is from a start that was cut off.
+    pub(crate) fn list(&self) -> Vec<SandboxId> {
+        let ids: BTreeSet<SandboxId> = std::fs::read_dir(&self.options.state_dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|id| {
+                self.dir(*id)
+                    .record()
+                    .is_none_or(|r| r.instance == self.options.instance)
+            })
+            .collect();
+        ids.into_iter().collect()
+    }
+
+    async fn adopt(self: &Arc<Self>) {
+        self.snapshots.sweep();
+        for id in self.list() {
+            let dir = self.dir(id);
+            let Some(process) = dir.started(id).filter(|p| p.alive()) else {
+                continue;
+            };
+            self.watch(id, process);
+            if !dir.snapshot_mark().exists() {
+                continue;
+            }
+            if let Ok((root, api)) = self.running("resume", id) {
+                let machine = Machine {
+                    api: &api,
+                    root: &root,
+                    dir: &dir,
+                };
+                machine.tidy();
+                if let Err(error) = machine.go_on().await {
+                    tracing::warn!(sandbox = %id, %error, "still paused for a snapshot that was cut off");
+                }
+            }
+        }
+    }
+
+    async fn start(self: Arc<Self>, spec: SandboxSpec, cid: u32, _turn: Turn) -> Result<String, DriverError> {
+        let id = spec.id;
+        let program = self.program.as_ref().map_err(|why| DriverError::Unavailable {
+            driver: KIND,
+            message: format!("{why}: see `ostler doctor`"),
+        })?;
+        let dir = self.dir(id);
+        // Before this succeeds nothing is ours to clean up: the sandbox may exist.
+        dir.create().map_err(|e| {
+            Self::failed(
+                "start",
+                id,
+                format!("its directory {}: {e}", dir.path().display()),
+            )
+        })?;
+        let start = Start {
+            inner: &self,
+            program,
+            id,
+            template: &spec.template,
+            cid,
+            dir: &dir,
+        };
+        match start.run().await {
+            Ok(process) => {
+                self.watch(id, process);
+                Ok(process.pid.to_string())
+            }
+            Err(error) => {
+                for failure in self.teardown(id, Duration::ZERO).await {
+                    tracing::warn!(sandbox = %id, failure, "cleaning up after a failed start");
+                }
+                lock(&self.entries).remove(&id);
+                Err(Self::failed("start", id, error))
+            }
+        }
+    }
+
+    async fn teardown(&self, id: SandboxId, grace: Duration) -> Vec<String> {
+        // Without waiting for it: the last sandbox to go removes the parent, if not this one.
+        let alone = self.jailing.try_write();
+        teardown::teardown(&self.dir(id), id, grace, self.options.answer_limit, alone.is_ok()).await
+    }
+
+    /// Waits for the end of the machine and tells of it. The task holds no strong reference while it waits, so that it
+    /// does not keep the driver alive.
+    fn watch(self: &Arc<Self>, id: SandboxId, process: Identity) {
+        let dir = self.dir(id);
+        let ours = stat(process.pid).is_some_and(|s| s.parent as u32 == std::process::id());
+        let weak = Arc::downgrade(self);
+        let task = tokio::spawn(async move {
+            if let Err(error) = process.ended().await {
+                tracing::warn!(sandbox = %id, %error, "cannot wait for its end; health checks will notice it");
+                return;
+            }
+            // How it ended is noted by the task that reaps it, a moment later, if it is a child of this process.
+            let noted = std::time::Instant::now() + NOTE_LIMIT;
+            while ours && dir.ended().is_none() && std::time::Instant::now() < noted {
+                tokio::time::sleep(NOTE_STEP).await;
+            }
+            if let Some(inner) = weak.upgrade() {
+                let exit = inner.exit(id);
+                tracing::info!(sandbox = %id, ?exit, "ended unasked");
+                // Nobody listening is fine: health checks ask.
+                let _nobody = inner.events.send(DriverEvent { id, exit });
+            }
+        });
+        let entry = self.entry(id);
+        if let Some(old) = lock(&entry.watch).replace(task.abort_handle()) {
+            old.abort();
+        }
+    }
+
+    fn exit(&self, id: SandboxId) -> ExitInfo {
+        let dir = self.dir(id);
+        ExitInfo {
+            out_of_memory: dir.record().is_some_and(|r| cgroups::out_of_memory(&r.groups)),
+            ..dir.ended().unwrap_or_default()
+        }
+    }
+
+    fn status(&self, id: SandboxId) -> DriverStatus {
+        let dir = self.dir(id);
+        if !dir.path().exists() {
+            return DriverStatus::Gone;
+        }
+        match dir.started(id) {
+            Some(process) if process.alive() => DriverStatus::Running,
+            _ => DriverStatus::Exited(self.exit(id)),
+        }
+    }
+
+    /// The directory and the API of a machine that runs.
+    fn running(&self, action: &'static str, id: SandboxId) -> Result<(PathBuf, Api), DriverError> {
+        let dir = self.dir(id);
+        let Some(record) = dir.record() else {
+            return Err(DriverError::NotFound { driver: KIND, id });
+        };
+        if self.status(id) != DriverStatus::Running {
+            return Err(Self::failed(action, id, "it does not run any more"));
+        }
+        let api = Api::new(&record.root.join(API_SOCKET), self.options.answer_limit);
+        Ok((record.root, api))
+    }
+
+    async fn set_state(
+        &self,
+        action: &'static str,
+        id: SandboxId,
+        state: &'static str,
+    ) -> Result<(), DriverError> {
+        let entry = self.entry(id);
+        let _turn = entry.turn.lock().await;
+        let (_, api) = self.running(action, id)?;
+        api.set_state(state)
+            .await
+            .map_err(|e| Self::failed(action, id, e))
+    }
+
+    async fn snapshot(self: Arc<Self>, id: SandboxId, name: String) -> Result<(), DriverError> {
+        const ACTION: &str = "snapshot";
+        let entry = self.entry(id);
+        let _turn = entry.turn.lock().await;
+        let (root, api) = self.running(ACTION, id)?;
+        let dir = self.dir(id);
+        let work = async {
+            let mut key = dir
+                .record()
+                .map(|r| r.key)
+                .ok_or_else(|| Error::Other("its notes are gone".into()))?;
+            let version = Version::parse(&api.instance().await?.vmm_version);
+            if let Some(why) = version.and_then(Version::refuses_snapshots) {
+                return Err(Error::Other(why));
+            }
+            if let Some(version) = version {
+                key.firecracker = version.to_string();
+            }
+            let machine = Machine {
+                api: &api,
+                root: &root,
+                dir: &dir,
+            };
+            self.snapshots
+                .take(&name, &machine, &key, self.options.start_limit)
+                .await
+        };
+        work.await.map_err(|e| Self::failed(ACTION, id, e))
+    }
+
+    fn own_refusals(&self, template: &SandboxTemplate) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if template.cpus > CPUS {
+            reasons.push(format!("{} CPUs: a machine has at most {CPUS}", template.cpus));
+        }
+        if self.jailed(template) {
+            if !nix::unistd::geteuid().is_root() {
+                reasons.push("the jailer, which needs root: run the server as root or ask for none".into());
+            }
+            if self.jailer.is_none() {
+                reasons.push(format!(
+                    "the jailer, which is not installed: {} is absent",
+                    self.options.jailer.display()
+                ));
+            }
+        }
+        if let Some(name) = &template.snapshot {
+            reasons.extend(self.snapshot_refusals(template, name));
+        } else {
+            reasons.extend(self.boot_refusals(template));
+        }
+        reasons
+    }
+
+    fn snapshot_refusals(&self, template: &SandboxTemplate, name: &str) -> Vec<String> {
+        let mut reasons: Vec<String> = Store::refuses(name).into_iter().collect();
+        let Ok(program) = &self.program else {
+            return reasons;
+        };
+        reasons.extend(program.version.refuses_snapshots());
+        if reasons.is_empty() {
+            match self.snapshots.key(name) {
+                Some(key) => reasons.extend(key.differences(template, &program.version.to_string())),
+                None => reasons.push(format!("the snapshot {name}, which is not there")),
+            }
+        }
+        reasons
+    }
+
+    fn boot_refusals(&self, template: &SandboxTemplate) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut drives = template.data_drive_mb.unwrap_or(0);
+        match &template.root_drive {
+            None => reasons.push("a machine without a root drive: name a file with the guest in it".into()),
+            Some(path) => match file(Path::new(path)) {
+                Ok(bytes) => drives = drives.saturating_add(bytes.div_ceil(1 << 20)),
+                Err(why) => reasons.push(format!("the root drive {path}: {why}")),
+            },
+        }
+        match self.kernel(template) {
+            None => {
+                reasons
+                    .push("a machine without a kernel: name one in the template or in the settings".into());
+            }
+            Some(path) => {
+                let why = file(&path).err();
+                reasons.extend(why.map(|why| format!("the kernel {}: {why}", path.display())));
+            }
+        }
+        if template.data_drive_mb == Some(0) {
+            reasons.push("a data drive of no size".into());
+        }
+        // Drives are as large as they are from the beginning, so this is what keeps the limit.
+        if let Some(limit) = template.disk_mb.filter(|limit| *limit < drives) {
+            reasons.push(format!(
+                "a disk limit of {limit} MiB: its drives have {drives} MiB"
+            ));
+        }
+        let line = machine::command_line(
+            template.kernel_args.as_deref(),
+            &template.env,
+            self.options.initrd.is_some(),
+        );
+        reasons.extend(line.err());
+        reasons
+    }
+}
+
+/// The size of a regular file, or what is wrong with it.
+fn file(path: &Path) -> Result<u64, String> {
+    if !path.is_absolute() {
+        return Err("its path must be absolute".to_owned());
+    }
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() && meta.len() > 0 => Ok(meta.len()),
+        Ok(_) => Err("not a regular file with something in it".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+#[async_trait]
+impl Driver for FirecrackerDriver {
+    fn kind(&self) -> DriverKind {
+        KIND
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    async fn probe(&self) -> Vec<Finding> {
+        probe::findings(&self.inner.options, &self.inner.cgroups).await
+    }
+
+    async fn start(&self, spec: &SandboxSpec) -> Result<String, DriverError> {
+        self.check(&spec.template)?;
+        let cid = spec
+            .vsock_cid
+            .filter(|cid| (FIRST_CID..u32::MAX).contains(cid))
+            .ok_or_else(|| DriverError::Unsupported {
+                driver: KIND,
+                reasons: vec![match spec.vsock_cid {
+                    Some(cid) => {
+                        format!("the vsock context id {cid}: {FIRST_CID} is the first one for machines")
+                    }
+                    None => "a machine without a vsock context id".to_owned(),
+                }],
+            })?;
+        let turn = self.inner.entry(spec.id).turn.clone().lock_owned().await;
+        // A task of its own: a caller that gives up must not leave half a sandbox. It has its turn from the beginning, so
+        // that a removal that follows waits for it.
+        tokio::spawn(self.inner.clone().start(spec.clone(), cid, turn))
+            .await
+            .unwrap_or_else(|e| Err(Inner::failed("start", spec.id, e)))
+    }
+
+    async fn connect(&self, id: SandboxId) -> Result<Box<dyn ByteStream>, DriverError> {
+        const ACTION: &str = "connect to";
+        let (root, _) = self.inner.running(ACTION, id)?;
+        let limit = self.inner.options.answer_limit;
+        match tokio::time::timeout(limit, vsock::connect(&root.join(VSOCK))).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(e)) => Err(Inner::failed(ACTION, id, e)),
+            Err(_) => Err(DriverError::TimedOut {
+                driver: KIND,
+                action: ACTION,
+                id,
+                limit,
+            }),
+        }
+    }
+
+    async fn status(&self, id: SandboxId) -> Result<DriverStatus, DriverError> {
+        Ok(self.inner.status(id))
+    }
+
+    async fn remove(&self, id: SandboxId, grace: Duration) -> Result<(), DriverError> {
+        let inner = self.inner.clone();
+        let work = async move {
+            let entry = inner.entry(id);
+            let _turn = entry.turn.lock().await;
+            entry.stop_watching();
+            let failures = inner.teardown(id, grace).await;
+            if failures.is_empty() {
+                lock(&inner.entries).remove(&id);
+                return Ok(());
+            }
+            Err(Inner::failed("remove", id, failures.join("; ")))
+        };
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|e| Err(Inner::failed("remove", id, e)))
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>, DriverError> {
+        Ok(self.inner.list())
+    }
+
+    async fn pause(&self, id: SandboxId) -> Result<(), DriverError> {
+        let program = self.inner.program.as_ref().ok();
+        if let Some(why) = program.and_then(|p| p.version.refuses_pause()) {
+            return Err(DriverError::Unsupported {
+                driver: KIND,
+                reasons: vec![why],
+            });
+        }
+        self.inner.set_state("pause", id, "Paused").await
+    }
+
+    async fn resume(&self, id: SandboxId) -> Result<(), DriverError> {
+        if !self.inner.capabilities.pause {
+            return Err(self.cannot("resume", id));
+        }
+        self.inner.set_state("resume", id, "Resumed").await
+    }
+
+    async fn usage(&self, id: SandboxId) -> Result<Usage, DriverError> {
+        let process = self.inner.dir(id).started(id).filter(|p| p.alive());
+        process
+            .and_then(|p| usage_of(p.pid))
+            .ok_or(DriverError::NotFound { driver: KIND, id })
+    }
+
+    async fn snapshot(&self, id: SandboxId, name: &str) -> Result<(), DriverError> {
+        let program = self.inner.program.as_ref().ok();
+        let reasons: Vec<String> = Store::refuses(name)
+            .into_iter()
+            .chain(program.and_then(|p| p.version.refuses_snapshots()))
+            .collect();
+        if !reasons.is_empty() {
+            return Err(DriverError::Unsupported {
+                driver: KIND,
+                reasons,
+            });
+        }
+        // Like a start: once begun it comes to its end, so that no machine stays paused.
+        tokio::spawn(self.inner.clone().snapshot(id, name.to_owned()))
+            .await
+            .unwrap_or_else(|e| Err(Inner::failed("snapshot", id, e)))
+    }
+
+    async fn snapshots(&self) -> Result<Vec<String>, DriverError> {
+        Ok(self.inner.snapshots.names())
+    }
+
+    async fn remove_snapshot(&self, name: &str) -> Result<(), DriverError> {
+        if Store::refuses(name).is_some() {
+            // There cannot be one of that name.
+            return Ok(());
+        }
+        let (store, name) = (self.inner.snapshots.clone(), name.to_owned());
+        let done = tokio::task::spawn_blocking(move || store.remove(&name)).await;
+        done.unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .map_err(|e| DriverError::Unavailable {
+                driver: KIND,
+                message: format!("the snapshot cannot be removed: {e}"),
+            })
+    }
+
+    fn events(&self) -> broadcast::Receiver<DriverEvent> {
+        self.inner.events.subscribe()
+    }
+
+    fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
+        let mut reasons = refusals(KIND, &self.inner.capabilities, template);
+        reasons.extend(self.inner.own_refusals(template));
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(DriverError::Unsupported {
+            driver: KIND,
+            reasons,
+        })
+    }
+}
+
+/// What the kernel counts of a Firecracker process, which is its machine and a little more.
+fn usage_of(pid: i32) -> Option<Usage> {
+    // SAFETY: both read constants of the system.
+    let (ticks, page) = unsafe {
+        (
+            libc::sysconf(libc::_SC_CLK_TCK),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    let (ticks, page) = (u64::try_from(ticks).ok()?.max(1), u64::try_from(page).ok()?);
+    let resident = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let resident: Option<u64> = resident
+        .split_ascii_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse().ok());
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let counted = |name: &str| {
+        io.lines()
+            .filter_map(|l| l.split_once(": "))
+            .find(|(key, _)| *key == name)
+            .and_then(|(_, value)| value.parse().ok())
+    };
+    Some(Usage {
+        cpu_us: Some(stat(pid)?.cpu_ticks * 1_000_000 / ticks),
+        memory_bytes: resident.map(|pages| pages * page),
+        read_bytes: counted("read_bytes"),
+        written_bytes: counted("write_bytes"),
+        ..Usage::default()
+    })
+}
