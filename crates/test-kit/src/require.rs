@@ -15,6 +15,8 @@ pub enum Part {
     ClaudeCode,
     /// bubblewrap.
     Bubblewrap,
+    /// Network namespaces and nftables, and the right to change them (root).
+    HostNetwork,
 }
 
 impl Part {
@@ -26,11 +28,14 @@ impl Part {
             Self::BaseImage => engine::can_run() && engine::base_image_file().is_file(),
             Self::ClaudeCode => ClaudeCode::find().is_some(),
             Self::Bubblewrap => in_path("bwrap").is_some(),
+            Self::HostNetwork => {
+                nix::unistd::geteuid().is_root() && in_path("ip").is_some() && in_path("nft").is_some()
+            }
         };
         if found {
             return Ok(());
         }
-        let root = if matches!(self, Self::Docker | Self::BaseImage) {
+        let root = if matches!(self, Self::Docker | Self::BaseImage | Self::HostNetwork) {
             ", as root"
         } else {
             ""
