@@ -1,6 +1,6 @@
-//! A Docker Engine apart from any other on this machine, with the image that sandboxes of tests are made from.
+//! Docker Engines apart from any other on this machine, with the image that sandboxes of tests are made from.
 //!
-//! It runs as in a container of its own, in namespaces for processes and mounts: when it ends, in whatever way, the
+//! They run as in containers of their own, in namespaces for processes and mounts: when one ends, in whatever way, the
 //! kernel ends its containers and takes back its mounts. The machine's network is left alone.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    CLAUDE_VERSION, Part, cache_dir, in_path,
+    Authority, CLAUDE_VERSION, Part, cache_dir, in_path,
     service::{Plan, Service, shared_dir},
 };
 
@@ -23,19 +23,61 @@ const LINGER: Duration = Duration::from_secs(10);
 /// The repository of the image that tests use, in the engine.
 const REPOSITORY: &str = "ostler-test";
 
-/// The engine that all test processes of this user share. It has no networks besides a container's own loopback.
+/// An engine. It has no networks besides a container's own loopback.
 pub struct DockerEngine {
-    _service: Service,
+    service: Service,
     dir: PathBuf,
+    /// For an engine of this test alone; removed after it has ended.
+    own: Option<tempfile::TempDir>,
 }
 
+/// Years that certificates of engines and their clients are valid for, from now on: none ends during a test.
+const LAST_YEAR: i32 = 2099;
+
 impl DockerEngine {
-    /// The engine, started if nobody uses it yet, and ended when nobody does any more. Images are kept from run to run;
-    /// containers are not.
+    /// The engine that all test processes of this user share, started if nobody uses it yet, and ended when nobody does any
+    /// more. Images are kept from run to run; containers are not.
     pub fn start() -> Self {
+        Self::shared("docker", false)
+    }
+
+    /// Another such engine, which also listens at a port of the loopback, with TLS: see [`Self::tcp`].
+    pub fn remote() -> Self {
+        Self::shared("docker-tls", true)
+    }
+
+    /// An engine of this test alone, without images; the test may stop and start it.
+    pub fn private() -> Self {
         Part::Docker.demand();
-        let dir = shared_dir("docker");
-        let images = cache_dir().join("docker");
+        let own = tempfile::Builder::new()
+            .prefix("ostler-engine-")
+            .tempdir()
+            .unwrap_or_else(|error| panic!("cannot make a temporary directory: {error}"));
+        let dir = own.path().to_owned();
+        let plan = private_plan(&dir);
+        Self {
+            service: Service::private(&dir, &plan, || answers(&dir.join("sock"))),
+            dir,
+            own: Some(own),
+        }
+    }
+
+    /// Stops an engine of this test alone, and its containers with it.
+    pub fn down(&mut self) {
+        assert!(self.own.is_some(), "a shared engine is not to be stopped");
+        self.service.down();
+    }
+
+    /// Starts it again.
+    pub fn up(&mut self) {
+        let plan = private_plan(&self.dir);
+        self.service.up(&plan, || answers(&self.dir.join("sock")));
+    }
+
+    fn shared(name: &str, tls: bool) -> Self {
+        Part::Docker.demand();
+        let dir = shared_dir(name);
+        let images = cache_dir().join(name);
         let plan = |failures| {
             let _ = fs::remove_dir_all(dir.join("exec"));
             let _ = fs::remove_file(dir.join("sock"));
@@ -48,13 +90,39 @@ impl DockerEngine {
                 // The machine's own settings, in /etc, are not for this engine.
                 .and_then(|()| fs::write(dir.join("daemon.json"), "{}"))
                 .unwrap_or_else(|error| panic!("cannot prepare the Docker Engine: {error}"));
-            plan(&dir, &images)
+            let mut plan = plan(&dir, &images, LINGER);
+            if tls {
+                plan.command.extend(listen(&dir));
+            }
+            plan
         };
         let (answers, first) = (|| answers(&dir.join("sock")), || remove_containers(&dir));
         Self {
-            _service: Service::shared(&dir, plan, answers, first),
+            service: Service::shared(&dir, plan, answers, first),
             dir,
+            own: None,
         }
+    }
+
+    /// The address with TLS of an engine that has one.
+    pub fn tcp(&self) -> String {
+        fs::read_to_string(self.dir.join("tcp")).unwrap_or_else(|error| panic!("it has no port: {error}"))
+    }
+
+    /// The directory with what its clients need there: `ca.pem`, `cert.pem` and `key.pem`.
+    pub fn certificates(&self) -> PathBuf {
+        self.dir.join("client")
+    }
+
+    /// Name of an image with nothing in it, in which a static program can run.
+    pub fn empty_image(&self) -> String {
+        let image = format!("{REPOSITORY}-empty:1");
+        let file = self.dir.join("empty.tar");
+        // The end of an archive.
+        fs::write(&file, [0; 1024]).unwrap_or_else(|error| panic!("cannot write a file: {error}"));
+        self.docker(&["import", &file.to_string_lossy(), &image])
+            .unwrap_or_else(|error| panic!("cannot import an image: {error}"));
+        image
     }
 
     /// Its address, as in `DOCKER_HOST`.
@@ -154,7 +222,43 @@ fn hash(bytes: &[u8]) -> String {
         .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-fn plan(dir: &Path, images: &Path) -> Plan {
+fn private_plan(dir: &Path) -> Plan {
+    let images = dir.join("data");
+    for file in ["sock", "dockerd.pid"] {
+        let _ = fs::remove_file(dir.join(file));
+    }
+    fs::create_dir_all(&images)
+        .and_then(|()| fs::write(dir.join("daemon.json"), "{}"))
+        .unwrap_or_else(|error| panic!("cannot prepare the Docker Engine: {error}"));
+    let mut plan = plan(dir, &images, Duration::ZERO);
+    plan.remove = Some(dir.to_owned());
+    plan
+}
+
+/// What makes it listen at a free port with TLS, and believe only clients with a certificate of the same CA.
+fn listen(dir: &Path) -> Vec<String> {
+    let names = ["127.0.0.1", "localhost"];
+    let authority = Authority::new();
+    let server = dir.join("server");
+    authority.write(&server, &authority.issue(&names, LAST_YEAR));
+    authority.write(&dir.join("client"), &authority.issue(&["client"], LAST_YEAR));
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .unwrap_or_else(|error| panic!("no free port: {error}"))
+        .port();
+    let url = format!("tcp://127.0.0.1:{port}");
+    fs::write(dir.join("tcp"), &url).unwrap_or_else(|error| panic!("cannot write a file: {error}"));
+    let file = |name| server.join(name).display().to_string();
+    vec![
+        format!("--host={url}"),
+        "--tlsverify".to_owned(),
+        format!("--tlscacert={}", file("ca.pem")),
+        format!("--tlscert={}", file("cert.pem")),
+        format!("--tlskey={}", file("key.pem")),
+    ]
+}
+
+fn plan(dir: &Path, images: &Path, linger: Duration) -> Plan {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let mut command: Vec<String> = [
         &["setpriv", "--pdeathsig=TERM", "--"][..],
@@ -191,7 +295,7 @@ fn plan(dir: &Path, images: &Path) -> Plan {
     }
     Plan {
         command,
-        linger: LINGER,
+        linger,
         signal: nix::sys::signal::Signal::SIGTERM as i32,
         remove: None,
         alone: true,

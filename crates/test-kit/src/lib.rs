@@ -3,6 +3,7 @@
 //! Everything here panics when it cannot do its work, since that is how a test fails.
 
 mod cache;
+mod certificates;
 mod claude;
 mod engine;
 mod git;
@@ -14,6 +15,7 @@ mod server;
 mod service;
 
 pub use cache::{cache_dir, in_path};
+pub use certificates::{Authority, Identity};
 pub use claude::{CLAUDE_VERSION, ClaudeCode};
 pub use engine::DockerEngine;
 pub use git::{git, repository};

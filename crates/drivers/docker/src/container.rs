@@ -2,8 +2,8 @@
 
 use crate::options::DockerOptions;
 use bollard::models::{
-    ContainerCreateBody, ContainerState, HostConfig, HostConfigLogConfig, Mount, MountType, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerState, DeviceMapping, HostConfig, HostConfigLogConfig, Mount, MountType,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use ostler_domain::{NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_sandbox::{DriverStatus, ExitInfo};
@@ -15,9 +15,9 @@ pub(crate) const INSTANCE: &str = "ostler.instance";
 /// Label with the sandbox's id.
 pub(crate) const SANDBOX: &str = "ostler.sandbox";
 
-const GUEST: &str = "/ostler/guest";
-const RUN: &str = "/run/ostler";
-const WORKSPACE: &str = "/workspace";
+pub(crate) const GUEST: &str = "/ostler/guest";
+pub(crate) const RUN: &str = "/run/ostler";
+pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// What installing packages and changing the user inside takes; everything else of root is given up.
 const CAPABILITIES: &[&str] = &["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
@@ -30,12 +30,13 @@ pub(crate) fn name(instance: &str, id: SandboxId) -> String {
     format!("ostler-{instance}-{id}")
 }
 
-/// The container of a sandbox. `run` is the directory in which its guest listens.
+/// The container of a sandbox. `run` is the directory of this host in which its guest listens; without one the guest and
+/// what it needs are put into the container.
 pub(crate) fn body(
     options: &DockerOptions,
     id: SandboxId,
     template: &SandboxTemplate,
-    run: &Path,
+    run: Option<&Path>,
 ) -> ContainerCreateBody {
     let mut env: Vec<String> = template.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     env.push(format!("OSTLER_SANDBOX={id}"));
@@ -43,10 +44,11 @@ pub(crate) fn body(
     if !template.env.contains_key("IS_SANDBOX") {
         env.push("IS_SANDBOX=1".into());
     }
-    let mut mounts = vec![
-        mount(&options.guest.display().to_string(), GUEST, false),
-        mount(&run.display().to_string(), RUN, true),
-    ];
+    let mut mounts = Vec::new();
+    if let Some(run) = run {
+        mounts.push(mount(&options.guest.display().to_string(), GUEST, false));
+        mounts.push(mount(&run.display().to_string(), RUN, true));
+    }
     mounts.extend(
         template
             .mounts
@@ -54,11 +56,25 @@ pub(crate) fn body(
             .map(|m| mount(&m.source, &m.target, m.writable)),
     );
     let memory = (template.memory_mb << 20) as i64;
+    let devices = template.devices.iter().filter_map(|name| {
+        let path = options.devices.get(name)?;
+        Some(DeviceMapping {
+            path_on_host: Some(path.clone()),
+            path_in_container: Some(path.clone()),
+            cgroup_permissions: Some("rw".into()),
+        })
+    });
+    let size = |mb| HashMap::from([("size".to_owned(), format!("{mb}m"))]);
     ContainerCreateBody {
         hostname: Some(id.to_string().replace('_', "-")),
         image: template.image.clone(),
+        user: template.user.clone(),
         entrypoint: Some(vec![GUEST.into()]),
-        cmd: Some(crate::driver::guest_arguments(RUN, WORKSPACE)),
+        cmd: Some(
+            ["--run", RUN, "--workspace", WORKSPACE]
+                .map(str::to_owned)
+                .to_vec(),
+        ),
         env: Some(env),
         working_dir: Some(WORKSPACE.into()),
         labels: Some(HashMap::from([
@@ -78,6 +94,8 @@ pub(crate) fn body(
             memory: Some(memory),
             // Memory and swap together: no swap.
             memory_swap: Some(memory),
+            devices: Some(devices.collect()),
+            storage_opt: template.disk_mb.map(size),
             pids_limit: Some(i64::from(options.max_processes)),
             cap_drop: Some(vec!["ALL".into()]),
             cap_add: Some(CAPABILITIES.iter().map(|&c| c.to_owned()).collect()),
@@ -166,8 +184,10 @@ mod tests {
         let mut template = SandboxTemplate::new(DriverKind::Docker);
         template.cpus = 2;
         template.memory_mb = 512;
-        let body = body(&options, SandboxId::new(), &template, Path::new("/state/x/run"));
-        let host = body.host_config.unwrap();
+        let run = Some(Path::new("/state/x/run"));
+        let host = body(&options, SandboxId::new(), &template, run)
+            .host_config
+            .unwrap();
         assert_eq!(host.nano_cpus, Some(2_000_000_000));
         assert_eq!(
             (host.memory, host.memory_swap),
@@ -175,5 +195,25 @@ mod tests {
         );
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!((host.storage_opt, host.devices), (None, Some(Vec::new())));
+        assert_eq!(host.mounts.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn user_devices_and_disk_are_asked_of_the_engine() {
+        let mut options = DockerOptions::new("i", "/state", "/guest");
+        options.devices.insert("kvm".into(), "/dev/kvm".into());
+        let mut template = SandboxTemplate::new(DriverKind::Docker);
+        template.user = Some("1000:1000".into());
+        template.devices.insert("kvm".into());
+        template.disk_mb = Some(300);
+        let body = body(&options, SandboxId::new(), &template, None);
+        assert_eq!(body.user.as_deref(), Some("1000:1000"));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.storage_opt.unwrap()["size"], "300m");
+        let device = &host.devices.unwrap()[0];
+        assert_eq!(device.path_on_host.as_deref(), Some("/dev/kvm"));
+        // Nothing of this host is seen.
+        assert_eq!(host.mounts, Some(Vec::new()));
     }
 }

@@ -2,27 +2,44 @@
 
 use crate::container;
 use crate::driver::Inner;
-use crate::engine::chain;
+use crate::engine::{CALL_LIMIT, CallError, call, chain};
 use bollard::models::EventMessage;
-use bollard::query_parameters::EventsOptionsBuilder;
+use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptionsBuilder};
 use futures::StreamExt;
 use ostler_domain::SandboxId;
-use ostler_sandbox::DriverEvent;
+use ostler_sandbox::{DriverEvent, DriverStatus};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// First wait before the stream is asked for again; doubles to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
-/// Follows the events until the driver is gone. After a break they are asked for from the last one seen, so that none is
-/// missed; those that come twice are told once.
-pub(crate) async fn follow(weak: Weak<Inner>) {
-    let mut since = now();
+/// Follows the events until the driver is gone, beginning with those since the given second by the engine's clock.
+///
+/// An engine that was restarted has forgotten its events, also those of the containers that it ended itself. So after a
+/// break all containers are looked at, and only then the events are followed from the second before that look. What is
+/// seen twice is told once.
+pub(crate) async fn follow(weak: Weak<Inner>, mut since: i64) {
     let mut wait = FIRST_WAIT;
-    let mut told_of_break = false;
+    let mut broken = false;
     while let Some(inner) = weak.upgrade() {
+        if broken {
+            match catch_up(&inner).await {
+                Ok(seconds) => {
+                    since = seconds;
+                    tracing::info!(engine = inner.engine.url, "the engine's events are back");
+                }
+                Err(error) => {
+                    tracing::debug!(?error, "the engine is not back");
+                    drop(inner);
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LAST_WAIT);
+                    continue;
+                }
+            }
+        }
         let options = EventsOptionsBuilder::default()
             .since(&since.to_string())
             .filters(&HashMap::from([
@@ -36,37 +53,58 @@ pub(crate) async fn follow(weak: Weak<Inner>) {
             .build();
         let mut events = Box::pin(inner.engine.api.events(Some(options)));
         drop(inner);
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
+        let error = loop {
+            match events.next().await {
+                Some(Ok(event)) => {
                     wait = FIRST_WAIT;
-                    since = event.time.unwrap_or(since);
-                    told_of_break = false;
                     if let Some(inner) = weak.upgrade() {
                         told(&inner, &event).await;
                     }
                 }
-                // Once: it is asked again until the engine is back.
-                Err(error) if told_of_break => {
-                    tracing::debug!(error = chain(&error), "the engine's events are not back");
-                    break;
-                }
-                Err(error) => {
-                    told_of_break = true;
-                    tracing::warn!(error = chain(&error), "the engine's events broke off");
-                    break;
-                }
+                Some(Err(error)) => break chain(&error),
+                None => break "the stream ended".to_owned(),
             }
-        }
+        };
+        tracing::warn!(error, "the engine's events broke off");
+        broken = true;
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LAST_WAIT);
     }
 }
 
-fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64)
+/// The engine's clock, seconds; 0, which is long ago, if it does not tell.
+pub(crate) fn clock(info: &bollard::models::SystemInfo) -> i64 {
+    info.system_time
+        .as_deref()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+        .map_or(0, jiff::Timestamp::as_second)
+}
+
+/// Tells of the containers that have ended meanwhile. Returns the engine's time from before the look.
+async fn catch_up(inner: &Arc<Inner>) -> Result<i64, CallError> {
+    let info = call(CALL_LIMIT, inner.engine.api.info()).await?;
+    let options = ListContainersOptionsBuilder::default()
+        .all(true)
+        .filters(&HashMap::from([
+            (
+                "label".to_owned(),
+                vec![format!("{}={}", container::INSTANCE, inner.options.instance)],
+            ),
+            ("status".to_owned(), vec!["exited".to_owned(), "dead".to_owned()]),
+        ]))
+        .build();
+    let ended = call(CALL_LIMIT, inner.engine.api.list_containers(Some(options))).await?;
+    let ids = ended
+        .into_iter()
+        .filter_map(|c| c.labels?.remove(container::SANDBOX)?.parse::<SandboxId>().ok());
+    for id in ids {
+        if let Some(found) = inner.inspect(id).await?
+            && let DriverStatus::Exited(exit) = container::status(found.state.as_ref())
+        {
+            announce(inner, DriverEvent { id, exit });
+        }
+    }
+    Ok(clock(&info))
 }
 
 async fn told(inner: &Arc<Inner>, event: &EventMessage) {
@@ -83,10 +121,14 @@ async fn told(inner: &Arc<Inner>, event: &EventMessage) {
         Ok(None) if !inner.dir(id).exists() => return,
         Ok(None) | Err(_) => false,
     };
-    if inner.announce(id) {
-        let exit = container::exit(code, out_of_memory);
-        tracing::info!(sandbox = %id, ?exit, "ended unasked");
+    let exit = container::exit(code, out_of_memory);
+    announce(inner, DriverEvent { id, exit });
+}
+
+fn announce(inner: &Inner, event: DriverEvent) {
+    if inner.announce(event.id) {
+        tracing::info!(sandbox = %event.id, exit = ?event.exit, "ended unasked");
         // Nobody listening is fine: health checks ask.
-        let _nobody = inner.events.send(DriverEvent { id, exit });
+        let _nobody = inner.events.send(event);
     }
 }
