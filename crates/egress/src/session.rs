@@ -474,3 +474,15 @@ fn own(address: IpAddr) -> bool {
         Err(error) => error.kind() != ErrorKind::AddrNotAvailable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::own;
+
+    #[test]
+    fn own_addresses_are_known_and_others_are_not() {
+        assert!(own([127, 0, 0, 1].into()));
+        assert!(!own([192, 0, 2, 1].into()));
+        assert!(!own([1, 1, 1, 1].into()));
+    }
+}

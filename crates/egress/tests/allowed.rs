@@ -311,17 +311,56 @@ async fn a_listed_address_may_have_a_name() {
     world.no_denial();
 }
 
+/// A server that answers a request with a body without end, and how many of its connections are open.
+async fn endless() -> (std::net::SocketAddr, std::sync::Arc<()>) {
+    let listener = tokio::net::TcpListener::bind(support::SERVER).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let open = std::sync::Arc::new(());
+    let all = std::sync::Arc::clone(&open);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let one = std::sync::Arc::clone(&all);
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                while stream.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                drop(one);
+            });
+        }
+    });
+    (address, open)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_ends_with_the_sandbox() {
     let world = World::new().await;
-    let server = backwards().await;
-    let session = world.session(&[], &[&server.to_string()]);
+    let (server, open) = endless().await;
+    world.name("web.example", &["127.0.0.2"]);
+    let own = format!("web.example:{}", server.port());
+    let session = world.session(&[&own], &[&server.to_string()]);
     let mut streams = vec![dial(&session), dial_redirected(&session, server)];
     streams.push(tunnel(&session, &server.to_string()).await);
+    streams.push(tunnel(&session, &own).await);
+    streams.push(dial(&session));
+    let request = format!("GET http://{own}/ HTTP/1.1\r\nHost: {own}\r\n\r\n");
+    let last = streams.last_mut().unwrap();
+    last.write_all(request.as_bytes()).await.unwrap();
+    assert!(head(last).await.starts_with("HTTP/1.1 200"));
+    // The listener's and those of three tunnels and a request.
+    assert!(std::sync::Arc::strong_count(&open) >= 5);
     world.ended.cancel();
     for stream in &mut streams {
-        assert_eq!(rest(stream).await, "");
+        rest(stream).await;
     }
+    timeout(support::PATIENCE, async {
+        while std::sync::Arc::strong_count(&open) > 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("connections to the outside stayed open");
     assert_eq!(rest(&mut dial(&session)).await, "");
 }
 

@@ -72,6 +72,13 @@ async fn curl_gets_what_is_allowed_and_is_told_what_is_not() {
             );
         }
     }
+    let got = curl(&["-x", &http, "-I", &plain_url]).await;
+    assert!(
+        got.ok && got.out.contains("content-length: 5"),
+        "{}{}",
+        got.out,
+        got.error
+    );
     world.no_denial();
 
     let other = format!("http://other.example:{}/", plain.port());

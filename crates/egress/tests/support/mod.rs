@@ -142,10 +142,10 @@ pub(crate) async fn rest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Sends `bytes` and ends the sending side; the whole answer.
+/// Sends `bytes`, as far as they are taken, and ends the sending side; the whole answer.
 pub(crate) async fn say(mut stream: DuplexStream, bytes: &[u8]) -> String {
-    stream.write_all(bytes).await.unwrap();
-    stream.shutdown().await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
     rest(&mut stream).await
 }
 
@@ -356,10 +356,21 @@ impl Web {
     }
 }
 
+/// UDP and TCP at the same port of 127.0.0.1.
+pub(crate) async fn dns_sockets() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // Somebody else may have this port for TCP.
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+    panic!("no port is free");
+}
+
 async fn name_server(names: Names, asked: Arc<Mutex<Vec<String>>>) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (socket, tcp) = dns_sockets().await;
     let address = socket.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let (tcp_names, tcp_asked) = (Arc::clone(&names), Arc::clone(&asked));
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
