@@ -1,22 +1,31 @@
 //! Agents: sandboxes that a tenant holds, to execute programs in and to copy files to and from.
 //!
 //! What a caller starts must not outlive the caller unseen. A sandbox that was being made for somebody who went away
-//! ends, and so does a program whose output nobody reads any more, with all of its children.
+//! ends, and so does a program whose output nobody reads any more, with all of its children, after the time that was
+//! agreed on.
 
 mod exec;
 mod files;
+mod programs;
+mod snapshot;
+mod terminal;
+mod way_out;
 
-pub use exec::{AgentCommand, AgentOutput, MAX_EXEC};
-pub use files::AgentFile;
+pub use exec::{AgentCommand, AgentOutput, AgentProgram, MAX_EXEC};
+pub use files::{AgentFile, AgentUpload};
+pub(crate) use programs::Programs;
+pub use terminal::{AgentTerminal, Keyboard, NewTerminal};
+pub(crate) use way_out::Served;
 
 use crate::conflict::retry_on_conflict;
 use crate::guest::GuestError;
 use crate::runs::impossible;
 use crate::sandboxes::{Claimed, Holder};
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{DepartmentId, Permission, Pool, Requirements, Sandbox, SandboxId, SandboxStatus};
-use ostler_sandbox::DriverError;
-use ostler_store::{Change, Filter, Op, StoreExt};
+use ostler_domain::{
+    DepartmentId, PausedBy, Permission, Pool, Requirements, Sandbox, SandboxId, SandboxStatus,
+};
+use ostler_store::{Filter, Op, StoreExt};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
@@ -46,7 +55,7 @@ impl Control {
         caller.require(Permission::AgentsWrite)?;
         config_env(&new.config)?;
         check_tools(new.tool_allowlist.as_deref())?;
-        let pool = self.choose_pool(new.pool, new.requirements).await?;
+        let pools = self.suitable_pools(new.pool, new.requirements).await?;
         let holder = Holder {
             department_id: new.department_id,
             config: new.config,
@@ -57,10 +66,7 @@ impl Control {
         let (reply, answer) = oneshot::channel();
         // A task of its own, so that a caller who goes away leaves no sandbox half made.
         tokio::spawn(async move {
-            let done = match control.acquire(&pool, tenant, holder).await {
-                Ok(claimed) => control.within_limit(&pool, claimed).await,
-                Err(error) => Err(error),
-            };
+            let done = control.acquire_agent(&pools, tenant, holder).await;
             let Err(Ok(claimed)) = reply.send(done) else {
                 return;
             };
@@ -123,28 +129,28 @@ impl Control {
             let mut sandbox = self.live_agent(caller, id).await?;
             sandbox.config = config.clone().unwrap_or(sandbox.config);
             sandbox.tool_allowlist = tool_allowlist.clone().or(sandbox.tool_allowlist);
-            self.commit(vec![Change::update(&sandbox)]).await?;
-            sandbox.version += 1;
+            let changes = self.sandbox_changes(&mut sandbox, "agent.configured");
+            self.commit(changes).await?;
             Ok(sandbox)
         })
     }
 
     /// Freezes all programs of a sandbox, where its driver can. Until [`Self::resume_agent`] nothing in it answers.
     pub async fn pause_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
-        let sandbox = self.live_agent(caller, id).await?;
-        self.driver_of(sandbox.driver)?
-            .pause(id)
-            .await
-            .map_err(|error| driver_error(&error))
+        self.live_agent(caller, id).await?;
+        self.pause_sandbox(id, PausedBy::Holder).await.map(drop)
     }
 
     /// Lets them go on. One that is not frozen goes on as it is.
     pub async fn resume_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
+        self.live_agent(caller, id).await?;
+        self.resume_sandbox(id).await.map(drop)
+    }
+
+    /// A sandbox of the tenant to work in now: notes the use, and wakes one that was frozen for want of it.
+    async fn agent_in_use(&self, caller: &Caller, id: SandboxId) -> Result<Sandbox> {
         let sandbox = self.live_agent(caller, id).await?;
-        self.driver_of(sandbox.driver)?
-            .resume(id)
-            .await
-            .map_err(|error| driver_error(&error))
+        self.used(sandbox).await
     }
 
     /// A sandbox of the tenant that can be worked with here, for a caller who may.
@@ -169,8 +175,12 @@ impl Control {
         Ok(sandbox)
     }
 
-    /// The smallest pool that satisfies the requirements and has room.
-    async fn choose_pool(&self, named: Option<String>, mut requirements: Requirements) -> Result<Pool> {
+    /// The pools that satisfy the requirements, the smallest first.
+    async fn suitable_pools(
+        &self,
+        named: Option<String>,
+        mut requirements: Requirements,
+    ) -> Result<Vec<Pool>> {
         match (named, &requirements.pool) {
             (Some(named), Some(other)) if named != *other => {
                 return Err(ControlError::Invalid(format!(
@@ -182,59 +192,17 @@ impl Control {
         }
         let mut pools: Vec<Pool> = self.parts.store.list(Filter::all()).await?;
         pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));
-        let mut busy = Vec::new();
-        for pool in pools {
-            let suits = self
-                .offer(&pool)
-                .is_some_and(|offer| requirements.unmet(&offer).is_empty());
-            if !suits {
-                continue;
-            }
-            let live = self.live_sandboxes(&pool.name).await?;
-            let warm = live.iter().any(|s| {
-                s.status == SandboxStatus::Warm
-                    && s.server_id == self.parts.server_id
-                    && s.template == pool.template
-            });
-            if warm || live.len() < pool.max as usize {
-                return Ok(pool);
-            }
-            busy.push(full(&pool));
-        }
-        if busy.is_empty() {
+        pools.retain(|pool| {
+            self.offer(pool)
+                .is_some_and(|offer| requirements.unmet(&offer).is_empty())
+        });
+        if pools.is_empty() {
             return Err(ControlError::Unprocessable(impossible(
                 &self.verdicts(&requirements).await?,
             )));
         }
-        Err(ControlError::Unavailable(busy.join("; ")))
+        Ok(pools)
     }
-
-    /// Gives a new sandbox up again if others were made at the same moment and the pool has become larger than allowed:
-    /// the youngest goes, on whichever server, so that the rest stay.
-    async fn within_limit(&self, pool: &Pool, claimed: Claimed) -> Result<Claimed> {
-        if claimed.cold_reason.is_none() {
-            return Ok(claimed);
-        }
-        let id = claimed.sandbox.id;
-        let mut live = self.live_sandboxes(&pool.name).await?;
-        live.sort_by_key(|s| (s.created_at, s.id));
-        if live
-            .iter()
-            .position(|s| s.id == id)
-            .is_some_and(|rank| rank >= pool.max as usize)
-        {
-            self.destroy(id, "the pool was full").await?;
-            return Err(ControlError::Unavailable(full(pool)));
-        }
-        Ok(claimed)
-    }
-}
-
-fn full(pool: &Pool) -> String {
-    format!(
-        "all {} sandboxes of the pool {} are in use; end one, or make the pool larger with `ostler pool set`",
-        pool.max, pool.name
-    )
 }
 
 /// The environment that a configuration asks for.
@@ -283,13 +251,5 @@ fn guest_error(error: GuestError) -> ControlError {
     match error {
         GuestError::Refused(message) => ControlError::Unprocessable(message),
         other => ControlError::Unavailable(format!("{other}; if the agent is paused, resume it first")),
-    }
-}
-
-fn driver_error(error: &DriverError) -> ControlError {
-    match error {
-        DriverError::Unsupported { .. } => ControlError::Unprocessable(error.to_string()),
-        DriverError::NotFound { .. } => ControlError::Conflict(error.to_string()),
-        _ => ControlError::Unavailable(error.to_string()),
     }
 }

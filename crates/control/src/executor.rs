@@ -172,6 +172,7 @@ impl Executor {
             }
         }
         self.control.reconcile_sandboxes(&keep).await?;
+        self.control.adopt_agent_programs().await?;
         for (run, sandbox) in adopted {
             tracing::info!(run.id = %run.submitted.id, "a run that outlived its server goes on");
             let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {

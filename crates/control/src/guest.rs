@@ -2,15 +2,16 @@
 //!
 //! Every wait has a limit: a guest that went away must not hold a run for ever.
 
+use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use ostler_domain::SandboxId;
 use ostler_guest_protocol::v1::guest_client::GuestClient;
 use ostler_guest_protocol::v1::{
-    AcceptRequest, AttachRequest, ConfigureReply, ConfigureRequest, DownloadRequest, ExecEvent,
-    HealthRequest, Incoming, KillRequest, ListExecsRequest, ReleaseRequest, StartRequest, TunnelFrame,
-    UploadFrame, UploadHeader,
+    AcceptRequest, AttachRequest, ConfigureReply, ConfigureRequest, DownloadRequest, ExecEvent, ExecInfo,
+    HealthRequest, Incoming, KillRequest, ListExecsRequest, MetricsRequest, ReleaseRequest, RenewRequest,
+    ResizeRequest, StartRequest, TunnelFrame, UploadFrame, UploadHeader, WriteStdinRequest,
 };
-use ostler_sandbox::Driver;
+use ostler_sandbox::{Driver, Usage};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -61,7 +62,7 @@ impl From<Status> for GuestError {
 }
 
 /// A connection that is opened again by itself; cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Guest(pub(crate) GuestClient<Channel>);
 
 impl Guest {
@@ -134,14 +135,51 @@ impl Guest {
         .map(drop)
     }
 
-    /// The programs that the guest knows, each with the number of its last piece of output.
-    pub(crate) async fn programs(&self) -> Result<BTreeMap<String, u64>, GuestError> {
+    /// The programs that the guest knows.
+    pub(crate) async fn execs(&self) -> Result<Vec<ExecInfo>, GuestError> {
         let reply = within(CALL, self.0.clone().list_execs(ListExecsRequest {})).await?;
-        Ok(reply
-            .execs
-            .into_iter()
-            .map(|exec| (exec.exec_id, exec.last_seq))
-            .collect())
+        Ok(reply.execs)
+    }
+
+    /// The same, by name, each with the number of its last piece of output.
+    pub(crate) async fn programs(&self) -> Result<BTreeMap<String, u64>, GuestError> {
+        let execs = self.execs().await?.into_iter();
+        Ok(execs.map(|exec| (exec.exec_id, exec.last_seq)).collect())
+    }
+
+    /// Gives a program what it reads, as soon as it reads it.
+    pub(crate) async fn write_stdin(
+        &self,
+        exec_id: &str,
+        data: Bytes,
+        close: bool,
+    ) -> Result<(), GuestError> {
+        let request = WriteStdinRequest {
+            exec_id: exec_id.to_owned(),
+            data,
+            close,
+        };
+        Ok(self.0.clone().write_stdin(request).await.map(drop)?)
+    }
+
+    /// Changes the size of a program's terminal.
+    pub(crate) async fn resize(&self, exec_id: &str, rows: u32, columns: u32) -> Result<(), GuestError> {
+        let request = ResizeRequest {
+            exec_id: exec_id.to_owned(),
+            rows,
+            columns,
+        };
+        within(CALL, self.0.clone().resize(request)).await.map(drop)
+    }
+
+    /// Signals a program, or what runs in the foreground of its terminal.
+    pub(crate) async fn signal(&self, exec_id: &str, signal: i32) -> Result<(), GuestError> {
+        let request = KillRequest {
+            exec_id: exec_id.to_owned(),
+            signal,
+            grace_ms: 0,
+        };
+        within(CALL, self.0.clone().kill(request)).await.map(drop)
     }
 
     /// What the guest tells of its sandbox: where the workspace and the gateway are.
@@ -297,9 +335,56 @@ impl Guest {
     }
 
     pub(crate) async fn healthy(&self) -> bool {
-        within(CALL, self.0.clone().health(HealthRequest {}))
+        self.check(CALL).await.is_ok()
+    }
+
+    /// Fails when it does not answer in time.
+    pub(crate) async fn check(&self, limit: Duration) -> Result<(), GuestError> {
+        within(limit, self.0.clone().health(HealthRequest {}))
             .await
-            .is_ok()
+            .map(drop)
+    }
+
+    /// Gives a machine that was restored from a snapshot what it must not share with others of it: the time, its own
+    /// randomness, a name. That it has other randomness is a condition; the rest is told to the log where it cannot be.
+    pub(crate) async fn renew(&self, hostname: &str) -> Result<(), GuestError> {
+        let seed: [u8; 64] = rand::random();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let request = RenewRequest {
+            unix_us: now.map_or(0, |since| since.as_micros() as i64),
+            seed: seed.to_vec().into(),
+            hostname: hostname.to_owned(),
+        };
+        let reply = within(CALL, self.0.clone().renew(request)).await?;
+        if !reply.random {
+            return Err(GuestError::Refused(format!(
+                "its randomness is that of the snapshot: {}",
+                reply.refused.join("; ")
+            )));
+        }
+        if !reply.refused.is_empty() {
+            tracing::warn!(hostname, refused = ?reply.refused, "a restored machine is not renewed in full");
+        }
+        Ok(())
+    }
+
+    /// Whether a program is being executed.
+    pub(crate) async fn is_busy(&self) -> Result<bool, GuestError> {
+        Ok(self.execs().await?.iter().any(|program| program.running))
+    }
+
+    /// What the programs have used, as the guest counts it.
+    pub(crate) async fn usage(&self) -> Result<Usage, GuestError> {
+        let counted = within(CALL, self.0.clone().metrics(MetricsRequest {})).await?;
+        Ok(Usage {
+            cpu_us: Some(counted.cpu_user_us + counted.cpu_system_us),
+            memory_bytes: Some(counted.memory_bytes),
+            read_bytes: Some(counted.read_bytes),
+            written_bytes: Some(counted.written_bytes),
+            received_bytes: Some(counted.received_bytes),
+            sent_bytes: Some(counted.sent_bytes),
+            processes: Some(counted.processes),
+        })
     }
 }
 
@@ -316,7 +401,6 @@ async fn within<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use std::convert::Infallible;
 
     /// A guest that answers every call with frames without end.

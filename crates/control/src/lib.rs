@@ -31,8 +31,8 @@ mod work;
 
 pub use access::{Caller, NewSecret, NewToken, NewUser, UserChange};
 pub use agents::{
-    AgentCommand, AgentFile, AgentOutput, AgentProgram, AgentTerminal, Keyboard, MAX_EXEC, NewAgent,
-    NewTerminal,
+    AgentCommand, AgentFile, AgentOutput, AgentProgram, AgentTerminal, AgentUpload, Keyboard, MAX_EXEC,
+    NewAgent, NewTerminal,
 };
 pub use audit::AuditQuery;
 pub use context::{Control, Parts};

@@ -6,7 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use ostler_agents::{KindSettings, Kinds, Prompts};
-use ostler_control::{Caller, Control, Executor, ExecutorSettings, LogStore, NewTask, Parts, WorkSettings};
+use ostler_control::{
+    Caller, Control, Executor, ExecutorSettings, LogStore, NewTask, Parts, PoolChange, SandboxSettings,
+    WorkSettings,
+};
 use ostler_domain::{
     Clock, DriverKind, Project, Run, RunKind, RunStatus, SandboxTemplate, ServerId, SubtaskStatus,
     SystemClock, Task, TaskStatus,
@@ -129,14 +132,24 @@ impl World {
             kinds: self.kinds.clone(),
             prompts: Prompts::embedded().unwrap(),
             work,
-            drivers: BTreeMap::from([(DriverKind::Process, Arc::clone(&driver))]),
+            drivers: BTreeMap::from([(DriverKind::Process, Arc::clone(&driver))]).into(),
+            sandboxes: SandboxSettings::default(),
             logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
             server_id: self.server_id,
         });
         control.ensure_default_tenant().await.unwrap();
         let template = SandboxTemplate::new(DriverKind::Process);
         control
-            .set_pool(&me(), "default", Some(template), Some(1), Some(4))
+            .set_pool(
+                &me(),
+                "default",
+                PoolChange {
+                    template: Some(template),
+                    target: Some(1),
+                    max: Some(4),
+                    ..PoolChange::default()
+                },
+            )
             .await
             .unwrap();
         let settings = ExecutorSettings {

@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod common;
 mod events;
+mod images;
 mod merge_requests;
 mod pools;
 mod projects;
@@ -28,7 +29,8 @@ pub(crate) const UPLOAD: &str = "/agents/{id}/files";
 #[openapi(
     info(title = "Ostler", description = "Self-hosted orchestrator for coding agents."),
     security(("token" = [])),
-    components(schemas(ostler_contracts::ErrorBody, ostler_contracts::ExecEnd))
+    components(schemas(ostler_contracts::ErrorBody, ostler_contracts::ExecEnd, ostler_contracts::ExecStarted,
+        ostler_contracts::TerminalOrder, ostler_contracts::TerminalNews))
 )]
 struct Document;
 
@@ -65,7 +67,11 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(agents::provision, agents::list))
         .routes(routes!(agents::get, agents::destroy))
         .routes(routes!(agents::configure))
-        .routes(routes!(agents::exec).layer(large))
+        .routes(routes!(agents::programs::exec).layer(large))
+        .routes(routes!(agents::programs::list))
+        .routes(routes!(agents::programs::read, agents::programs::end))
+        .routes(routes!(agents::terminal::terminal))
+        .routes(routes!(agents::snapshot))
         .routes(routes!(agents::pause))
         .routes(routes!(agents::resume))
         .routes(routes!(agents::upload, agents::download))
@@ -78,6 +84,10 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(pools::sandbox))
         .routes(routes!(pools::drain_sandbox))
         .routes(routes!(pools::usage))
+        .routes(routes!(images::list, images::build))
+        .routes(routes!(images::get, images::remove))
+        .routes(routes!(images::log))
+        .routes(routes!(images::root_drive))
         .routes(routes!(events::follow))
         .merge(access::paths())
         .routes(routes!(system::health))

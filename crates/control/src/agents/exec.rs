@@ -1,34 +1,30 @@
-//! Programs that the holder of an agent starts.
+//! Programs that the holder of an agent starts, and their output.
 //!
-//! A program lives as long as somebody reads what it writes: a reader that is dropped ends it, and so does its time-out.
+//! Output is numbered and kept by the guest: a reader that was cut off reads on after the last piece that it has, also
+//! after a restart of the server. How long a program goes on without a reader is said when it is started.
 
+use super::programs::{self, Reading, Terms};
 use super::{check_env, config_env, guest_error};
 use crate::guest::{Guest, GuestError};
 use crate::{Caller, Control, ControlError, LogStream, Result};
 use bytes::Bytes;
-use ostler_contracts::ExecEnd;
-use ostler_domain::{CommandSpec, Sandbox, SandboxId, SandboxStatus, Timestamp};
-use ostler_guest_protocol::v1::{Exited, StartRequest, exec_event};
-use ostler_store::{Filter, Op, StoreExt};
+use ostler_contracts::{ExecEnd, ExecView};
+use ostler_domain::{CommandSpec, Sandbox, SandboxId, Timestamp};
+use ostler_guest_protocol::v1::{ExecInfo, Exited, StartRequest, exec_event};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 /// Longest time-out of a program.
 pub const MAX_EXEC: Duration = Duration::from_secs(3600);
 const DEFAULT: Duration = Duration::from_secs(60);
-/// Time that a program has to end by itself when it is told to.
-const GRACE: Duration = Duration::from_secs(2);
-/// For what a program still writes while it is ended.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Output that the sandbox keeps for a reader that is slower than the program, bytes.
+/// Output that the sandbox keeps for readers, bytes.
 const KEEP: u64 = 256 << 20;
 /// Pieces of output on their way to the reader.
 const PIECES: usize = 16;
+/// A reader that takes nothing for so long is gone.
+const STANDSTILL: Duration = MAX_EXEC;
 /// Silence after which the sandbox is asked whether it still lives.
 const SILENCE: Duration = Duration::from_secs(15);
-/// What the ids of these programs begin with; runs use their own ids.
-const PREFIX: &str = "agent.";
 
 /// A program that the holder of an agent starts.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +33,8 @@ pub struct AgentCommand {
     pub command: CommandSpec,
     /// Time until it is ended by force: 60 s when absent, at most [`MAX_EXEC`].
     pub timeout: Option<Duration>,
+    /// Time for which it goes on when nobody reads its output, at most [`MAX_EXEC`].
+    pub grace: Duration,
 }
 
 /// What comes from a program.
@@ -57,68 +55,174 @@ pub enum AgentOutput {
     Ended(ExecEnd),
 }
 
+/// A program and its output. The channel ends after [`AgentOutput::Ended`]; one that is dropped counts as nobody reading.
+#[derive(Debug)]
+pub struct AgentProgram {
+    /// Id, to read on after a lost connection.
+    pub exec_id: String,
+    /// What it writes.
+    pub output: mpsc::Receiver<AgentOutput>,
+}
+
 impl Control {
-    /// Starts a program. Its output is read from the channel, which ends after [`AgentOutput::Ended`]; dropping the
-    /// channel ends the program with all of its children.
+    /// Starts a program. Without a grace period, a reader that goes away ends it with all of its children.
     pub async fn exec_agent(
         &self,
         caller: &Caller,
         id: SandboxId,
         new: AgentCommand,
-    ) -> Result<mpsc::Receiver<AgentOutput>> {
-        let sandbox = self.live_agent(caller, id).await?;
-        let (limit, request) = checked(new, &sandbox)?;
-        let guest = self.guest(&sandbox)?;
+    ) -> Result<AgentProgram> {
+        let (terms, request) = checked(new)?;
+        let sandbox = self.agent_in_use(caller, id).await?;
+        let (program, _) = self.start_program(&sandbox, terms, request).await?;
+        Ok(program)
+    }
+
+    /// Reads a program of an agent from a piece on, also one that has ended. Whoever does counts as a reader.
+    pub async fn read_agent_program(
+        &self,
+        caller: &Caller,
+        id: SandboxId,
+        exec_id: &str,
+        from_seq: u64,
+    ) -> Result<AgentProgram> {
+        let sandbox = self.agent_in_use(caller, id).await?;
+        let known = self.known_program(&sandbox, exec_id).await?;
+        Ok(self.attach_program(&sandbox, known, from_seq)?.0)
+    }
+
+    /// The programs that run in an agent, and the last ones that ended; the newest first.
+    pub async fn agent_programs(&self, caller: &Caller, id: SandboxId) -> Result<Vec<ExecView>> {
+        let sandbox = self.agent_in_use(caller, id).await?;
+        let known = programs::programs(&self.guest(&sandbox)?).await;
+        let mut views: Vec<ExecView> = known
+            .map_err(guest_error)?
+            .into_iter()
+            .map(programs::view)
+            .collect();
+        views.sort_by_key(|program| std::cmp::Reverse(program.started_at));
+        Ok(views)
+    }
+
+    /// Ends a program of an agent with all of its children. One that has ended stays as it is.
+    pub async fn end_agent_program(&self, caller: &Caller, id: SandboxId, exec_id: &str) -> Result<()> {
+        let sandbox = self.agent_in_use(caller, id).await?;
+        self.known_program(&sandbox, exec_id).await?;
+        programs::end(&self.guest(&sandbox)?, exec_id)
+            .await
+            .map_err(guest_error)
+    }
+
+    /// A program of the agent's holder; fails with `NotFound` for any other.
+    pub(super) async fn known_program(&self, sandbox: &Sandbox, exec_id: &str) -> Result<ExecInfo> {
+        let known = programs::programs(&self.guest(sandbox)?)
+            .await
+            .map_err(guest_error)?;
+        known
+            .into_iter()
+            .find(|program| program.exec_id == exec_id)
+            .ok_or_else(|| ControlError::NotFound {
+                what: "program",
+                id: exec_id.to_owned(),
+            })
+    }
+
+    /// Starts a program under the name that its request has, and follows it.
+    pub(super) async fn start_program(
+        &self,
+        sandbox: &Sandbox,
+        terms: Terms,
+        mut request: StartRequest,
+    ) -> Result<(AgentProgram, Guest)> {
+        let guest = self.guest(sandbox)?;
+        let mut env = config_env(&sandbox.config)?;
+        env.extend(self.way_out_env(sandbox, &guest).await.map_err(guest_error)?);
+        for (name, value) in env {
+            request.env.entry(name).or_insert(value);
+        }
+        request.keep_bytes = KEEP;
+        let (exec, id) = (request.exec_id.clone(), sandbox.id);
+        let reading = self.enter_program(id, &exec, request.terminal.is_some())?;
         let (output, reader) = mpsc::channel(PIECES);
         let (reply, started) = oneshot::channel();
+        let (control, starting) = (self.clone(), guest.clone());
+        let name = exec.clone();
         // A task of its own, so that a caller who goes away during the start leaves no program behind.
         tokio::spawn(async move {
-            let exec = request.exec_id.clone();
-            let answer = guest.start(request).await;
-            let refused = matches!(answer, Err(GuestError::Refused(_)));
-            let gone = reply.send(answer).is_err();
-            if gone && !refused {
-                end(&guest, &exec).await;
-            } else if !refused {
-                // After an answer that did not come the reader is gone as well, which ends what may have started.
-                relay(&guest, &exec, limit, &output).await;
+            let answer = starting.start(request).await;
+            if let Err(GuestError::Refused(_)) = &answer {
+                control.leave_program(id, &name);
+                let _ = reply.send(answer);
+                return;
+            }
+            // After an answer that did not come it may run all the same: the reader is gone, which ends it.
+            control.keep(starting.clone(), id, name.clone(), terms.limit, terms.grace);
+            let failed = answer.is_err();
+            if reply.send(answer).is_ok() && !failed {
+                relay(&starting, &name, 1, Some(reading), &output).await;
             }
         });
         match started.await {
-            Ok(Ok(())) => Ok(reader),
+            Ok(Ok(())) => Ok((
+                AgentProgram {
+                    exec_id: exec,
+                    output: reader,
+                },
+                guest,
+            )),
             Ok(Err(error)) => Err(guest_error(error)),
             Err(_) => Err(ControlError::Unavailable("the server is being stopped".into())),
         }
     }
 
-    /// Ends the programs that an earlier life of this server started for holders of agents: their readers are gone.
-    /// To be called at start. Returns how many there were.
-    pub async fn end_agent_programs(&self) -> Result<usize> {
-        let held = Filter::by("server_id", self.parts.server_id)
-            .and("for_run", Op::Eq, false)
-            .and("status", Op::Eq, SandboxStatus::Running);
-        let mut ended = 0;
-        for sandbox in self.parts.store.list::<Sandbox>(held).await? {
-            let guest = self.guest(&sandbox)?;
-            let programs = guest.programs().await.unwrap_or_default();
-            for exec in programs.keys().filter(|exec| exec.starts_with(PREFIX)) {
-                end(&guest, exec).await;
-                ended += 1;
-            }
-        }
-        Ok(ended)
+    /// Follows a program that is there.
+    pub(super) fn attach_program(
+        &self,
+        sandbox: &Sandbox,
+        known: ExecInfo,
+        from_seq: u64,
+    ) -> Result<(AgentProgram, Guest)> {
+        let guest = self.guest(sandbox)?;
+        let reading = self.read_program(sandbox, &guest, &known);
+        let (output, reader) = mpsc::channel(PIECES);
+        let (following, name) = (guest.clone(), known.exec_id.clone());
+        tokio::spawn(async move { relay(&following, &name, from_seq.max(1), reading, &output).await });
+        let program = AgentProgram {
+            exec_id: known.exec_id,
+            output: reader,
+        };
+        Ok((program, guest))
     }
 }
 
-fn checked(new: AgentCommand, sandbox: &Sandbox) -> Result<(Duration, StartRequest)> {
-    let AgentCommand { command, timeout } = new;
+fn checked(new: AgentCommand) -> Result<(Terms, StartRequest)> {
+    let AgentCommand {
+        command,
+        timeout,
+        grace,
+    } = new;
     let limit = timeout.unwrap_or(DEFAULT);
-    if limit.is_zero() || limit > MAX_EXEC {
+    if limit < Duration::from_secs(1) || limit > MAX_EXEC {
         return Err(ControlError::Invalid(format!(
             "the time-out must be from 1 to {} seconds; what takes longer is a run",
             MAX_EXEC.as_secs()
         )));
     }
+    if grace > MAX_EXEC {
+        return Err(ControlError::Invalid(format!(
+            "a program goes on without a reader for at most {} seconds; what has to go on by itself is a run",
+            MAX_EXEC.as_secs()
+        )));
+    }
+    let terms = Terms {
+        limit: Some(limit),
+        grace,
+    };
+    Ok((terms, request(terms, command)?))
+}
+
+/// What the guest is asked for, without the environment of the agent.
+pub(super) fn request(terms: Terms, command: CommandSpec) -> Result<StartRequest> {
     if command.argv.first().is_none_or(String::is_empty) {
         return Err(ControlError::Invalid(
             "a program is needed; give it after `--`".into(),
@@ -128,50 +232,39 @@ fn checked(new: AgentCommand, sandbox: &Sandbox) -> Result<(Duration, StartReque
     if command.argv.iter().any(|word| word.contains('\0')) || cwd.contains('\0') {
         return Err(ControlError::Invalid("a command cannot hold a zero byte".into()));
     }
-    let mut env = config_env(&sandbox.config)?;
     check_env(&command.env)?;
-    env.extend(command.env);
-    let request = StartRequest {
-        exec_id: format!("{PREFIX}{:032x}", rand::random::<u128>()),
+    Ok(StartRequest {
+        exec_id: terms.name(),
         argv: command.argv,
-        env: env.into_iter().collect(),
+        env: command.env.into_iter().collect(),
         cwd,
         stdin: command.stdin.unwrap_or_default().into_bytes().into(),
-        keep_bytes: KEEP,
         ..StartRequest::default()
-    };
-    Ok((limit, request))
+    })
 }
 
-/// Passes output on until the program has ended, its time is over or nobody reads.
-async fn relay(guest: &Guest, exec: &str, limit: Duration, output: &mpsc::Sender<AgentOutput>) {
-    let mut next = 1;
+/// Passes output on until the program has ended or nobody reads.
+async fn relay(
+    guest: &Guest,
+    exec: &str,
+    from_seq: u64,
+    reading: Option<Reading>,
+    output: &mpsc::Sender<AgentOutput>,
+) {
+    let mut next = from_seq;
     let ended = tokio::select! {
         biased;
-        () = output.closed() => {
-            end(guest, exec).await;
-            return;
-        }
-        ended = follow(guest, exec, &mut next, output) => ended.map(|exited| exec_end(&exited, false)),
-        () = tokio::time::sleep(limit) => {
-            kill(guest, exec).await;
-            match tokio::time::timeout(LAST_WORDS, follow(guest, exec, &mut next, output)).await {
-                Ok(ended) => ended.map(|exited| exec_end(&exited, true)),
-                Err(_) => Ok(ExecEnd { signal: Some(9), timed_out: true, ..ExecEnd::default() }),
-            }
-        }
+        () = output.closed() => return,
+        ended = follow(guest, exec, &mut next, output) => ended,
     };
-    let ended = ended.unwrap_or_else(|error| ExecEnd {
-        error: Some(error.to_string()),
-        ..ExecEnd::default()
-    });
-    if ended.error.is_some() {
-        kill(guest, exec).await;
-    }
-    // A reader that stands still has its time, too: its program is over.
-    let _ = output.send_timeout(AgentOutput::Ended(ended), limit).await;
-    // Best effort: what the guest still keeps of it ends with the agent.
-    let _ = guest.release(exec).await;
+    let ended = match ended {
+        Ok(exited) => exec_end(&exited, reading.is_some_and(|reading| reading.0.timed_out())),
+        Err(error) => ExecEnd {
+            error: Some(error.to_string()),
+            ..ExecEnd::default()
+        },
+    };
+    let _ = output.send_timeout(AgentOutput::Ended(ended), STANDSTILL).await;
 }
 
 /// A broken connection is taken up again after the last piece; a guest that does not come back within a few tries is the
@@ -181,7 +274,7 @@ async fn follow(
     exec: &str,
     next: &mut u64,
     output: &mpsc::Sender<AgentOutput>,
-) -> Result<Exited, GuestError> {
+) -> std::result::Result<Exited, GuestError> {
     let mut failures = 0;
     loop {
         match guest.attach(exec, *next).await {
@@ -189,7 +282,12 @@ async fn follow(
                 // Silence is normal; a guest that does not answer is not.
                 let event = match tokio::time::timeout(SILENCE, events.message()).await {
                     Err(_) if guest.healthy().await => continue,
-                    Err(_) | Ok(Err(_) | Ok(None)) => break,
+                    // All of it was read before, but not its end.
+                    Ok(Ok(None)) => match ended(guest, exec).await {
+                        Some(exited) => return Ok(exited),
+                        None => break,
+                    },
+                    Err(_) | Ok(Err(_)) => break,
                     Ok(Ok(Some(event))) => event,
                 };
                 failures = 0;
@@ -213,11 +311,11 @@ async fn follow(
                     bytes,
                 };
                 // Nobody reads any more: whoever waits for this future notices it as well.
-                if output.send(piece).await.is_err() {
+                if output.send_timeout(piece, STANDSTILL).await.is_err() {
                     return Err(GuestError::Unreachable("its output is not read".into()));
                 }
             },
-            Err(error @ GuestError::Refused(_)) => return Err(error),
+            Err(error @ (GuestError::Refused(_) | GuestError::Missing(_))) => return Err(error),
             Err(error) if failures >= 5 => return Err(error),
             Err(_) => {}
         }
@@ -231,23 +329,13 @@ async fn follow(
     }
 }
 
-async fn kill(guest: &Guest, exec: &str) {
-    if let Err(error) = guest.kill(exec, GRACE).await {
-        tracing::warn!(%error, exec, "a program of an agent could not be ended; it ends with the agent");
-    }
+/// How a program ended, if it has.
+async fn ended(guest: &Guest, exec: &str) -> Option<Exited> {
+    let known = guest.execs().await.ok()?;
+    known.into_iter().find(|program| program.exec_id == exec)?.exited
 }
 
-/// Ends a program of which nobody hears any more.
-async fn end(guest: &Guest, exec: &str) {
-    kill(guest, exec).await;
-    // Until its end is known the guest does not forget it.
-    let over = Instant::now() + LAST_WORDS;
-    while guest.release(exec).await.is_err() && Instant::now() < over {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn exec_end(exited: &Exited, timed_out: bool) -> ExecEnd {
+pub(super) fn exec_end(exited: &Exited, timed_out: bool) -> ExecEnd {
     let signalled = exited.signal != 0;
     let failed = !exited.start_error.is_empty();
     ExecEnd {

@@ -1,5 +1,6 @@
 //! Files of agents: streamed, never whole in memory.
 
+use super::guest_error;
 use crate::guest::Guest;
 use crate::{Caller, Control, ControlError, Result};
 use bytes::Bytes;
@@ -41,40 +42,67 @@ impl AgentFile {
     }
 }
 
+/// Where something is written.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentUpload<'a> {
+    /// Path, absolute or below the workspace.
+    pub path: &'a str,
+    /// The content is an archive, to be unpacked in the directory `path`.
+    pub tar: bool,
+    /// Permission bits of a file; 0 for 644.
+    pub mode: u32,
+    /// Most bytes.
+    pub limit: u64,
+}
+
 impl Control {
-    /// Writes a file, with its parents, from a stream. At most `limit` bytes; more, or a stream that breaks off, leave the
-    /// old file as it was. Returns the size.
+    /// Writes a file, with its parents, from a stream, or unpacks an archive. More than its limit, or a stream that breaks
+    /// off, leave an old file as it was. Returns the size of the content.
     pub async fn upload_to_agent<E: Display>(
         &self,
         caller: &Caller,
         id: SandboxId,
-        path: &str,
-        mode: u32,
-        limit: u64,
+        to: AgentUpload<'_>,
         content: impl Stream<Item = std::result::Result<Bytes, E>>,
     ) -> Result<u64> {
+        let AgentUpload {
+            path,
+            tar,
+            mode,
+            limit,
+        } = to;
         check_path(path)?;
         if mode > 0o777 {
             return Err(ControlError::Invalid(
                 "the permission bits must be from 0 to 777".into(),
             ));
         }
-        let sandbox = self.live_agent(caller, id).await?;
+        let sandbox = self.agent_in_use(caller, id).await?;
+        let guest = self.guest(&sandbox)?;
         let header = UploadHeader {
-            path: path.to_owned(),
-            tar: false,
+            path: absolute(&guest, path).await?,
+            tar,
             mode,
         };
-        self.guest(&sandbox)?.upload_stream(header, limit, content).await
+        guest.upload_stream(header, limit, content).await
     }
 
-    /// Opens a file for reading.
-    pub async fn download_from_agent(&self, caller: &Caller, id: SandboxId, path: &str) -> Result<AgentFile> {
+    /// Opens a file for reading; with `tar` an archive of what is in a directory.
+    pub async fn download_from_agent(
+        &self,
+        caller: &Caller,
+        id: SandboxId,
+        path: &str,
+        tar: bool,
+    ) -> Result<AgentFile> {
         check_path(path)?;
-        let sandbox = self.live_agent(caller, id).await?;
-        let mut client = self.guest(&sandbox)?.0;
+        let sandbox = self.agent_in_use(caller, id).await?;
+        let guest = self.guest(&sandbox)?;
+        let path = &absolute(&guest, path).await?;
+        let mut client = guest.0;
         let request = DownloadRequest {
-            path: path.to_owned(),
+            path: path.clone(),
+            tar,
             ..DownloadRequest::default()
         };
         // With the first piece, so that a file that is not there is an answer and not a stream that breaks off.
@@ -159,12 +187,21 @@ fn standstill(who: &str) -> ControlError {
 }
 
 fn check_path(path: &str) -> Result<()> {
-    if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') {
+    if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
         return Err(ControlError::Invalid(format!(
-            "`path` must be an absolute path in the sandbox, of at most {MAX_PATH} bytes"
+            "`path` must be a path in the sandbox, absolute or below the workspace, of 1 to {MAX_PATH} bytes"
         )));
     }
     Ok(())
+}
+
+/// A path that does not begin at the root begins at the workspace.
+async fn absolute(guest: &Guest, path: &str) -> Result<String> {
+    if path.starts_with('/') {
+        return Ok(path.to_owned());
+    }
+    let place = guest.configure().await.map_err(guest_error)?;
+    Ok(format!("{}/{path}", place.workspace))
 }
 
 fn file_error(path: &str, status: &Status) -> ControlError {

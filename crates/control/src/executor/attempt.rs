@@ -122,6 +122,9 @@ impl Ended {
 pub(super) struct Attempt<'a> {
     pub(super) executor: &'a Executor,
     pub(super) run: &'a Run,
+    sandbox: &'a Sandbox,
+    /// What its programs have to know to get out.
+    way_out: BTreeMap<String, String>,
     pub(super) guest: Guest,
     pub(super) place: ConfigureReply,
     cancel: &'a CancellationToken,
@@ -160,6 +163,8 @@ impl<'a> Attempt<'a> {
         let mut attempt = Attempt {
             executor,
             run,
+            sandbox,
+            way_out: BTreeMap::new(),
             guest,
             place: ConfigureReply::default(),
             cancel,
@@ -185,7 +190,10 @@ impl<'a> Attempt<'a> {
     }
 
     async fn steps(&mut self) -> Result<(RunStatus, RunOutcome), Interrupt> {
-        let _services = self.serve();
+        let control = &self.executor.control;
+        let (session, _ended) = control.way_out(self.sandbox).unzip();
+        let _services = self.serve(session);
+        self.way_out = control.way_out_env(self.sandbox, &self.guest).await?;
         let spec = &self.run.submitted.spec;
         if spec.agent.is_none() && spec.workspace.is_none() {
             return self.commands(0).await;
@@ -235,7 +243,7 @@ impl<'a> Attempt<'a> {
         Ok((RunStatus::Succeeded, self.outcome(&last, None)))
     }
 
-    fn serve(&self) -> AbortOnDropHandle<()> {
+    fn serve(&self, way_out: Option<ostler_egress::Session>) -> AbortOnDropHandle<()> {
         let control = &self.executor.control;
         let agent = self.run.submitted.spec.agent.as_ref();
         let services = Services {
@@ -243,6 +251,7 @@ impl<'a> Attempt<'a> {
             guest: self.guest.clone(),
             run: self.run.clone(),
             agents: self.executor.agents.clone(),
+            way_out,
             tools: Semaphore::new(MAX_CALLS),
             api: agent.and_then(|agent| control.parts.kinds.get(&agent.kind).ok()?.model_api()),
         };
@@ -269,7 +278,11 @@ impl<'a> Attempt<'a> {
     ) -> Result<Ended, Interrupt> {
         let exec = exec_id(self.run, index);
         if !self.known.contains_key(&exec) {
-            match self.guest.start(start_request(&exec, command)).await {
+            let mut request = start_request(&exec, command);
+            for (name, value) in &self.way_out {
+                request.env.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+            match self.guest.start(request).await {
                 Ok(()) => {}
                 Err(error @ GuestError::Unreachable(_)) => {
                     return Err(Interrupt::Lost {

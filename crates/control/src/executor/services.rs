@@ -1,4 +1,5 @@
-//! What programs in a sandbox reach through their guest: the issue graph, by `bd` and `orchestrator`, and the model API.
+//! What programs in a sandbox reach through their guest: the issue graph, by `bd` and `orchestrator`, the model API, and
+//! what its network policy allows of the outside.
 //!
 //! Each connection to one of the guest's listeners is announced, and carried here as a byte stream on which HTTP is
 //! spoken. Who calls is known from the sandbox that the connection comes from. The gateway's listener is a TCP port, to
@@ -59,6 +60,8 @@ pub(super) struct Services {
     pub(super) run: Run,
     pub(super) agents: Option<AgentServices>,
     pub(super) api: Option<ModelApi>,
+    /// The way to the outside, where the network is filtered.
+    pub(super) way_out: Option<ostler_egress::Session>,
     /// Calls of tools that may be read and carried out at once; each can be large.
     pub(super) tools: Semaphore,
 }
@@ -105,6 +108,12 @@ impl Services {
                 return;
             }
         };
+        if listener == "egress" {
+            if let Some(way_out) = &self.way_out {
+                way_out.serve(stream).await;
+            }
+            return;
+        }
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
             let this = Arc::clone(&self);
             let gateway = listener == "gateway";

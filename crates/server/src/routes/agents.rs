@@ -1,6 +1,8 @@
 //! Agents: the sandboxes of a tenant.
 
-use super::runs::text;
+pub(super) mod programs;
+pub(super) mod terminal;
+
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::ApiResult;
@@ -11,31 +13,36 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use ostler_contracts::{
-    ConfigureAgent, ErrorBody, ExecAgent, LogLine, ProvisionAgent, ProvisionReply, SandboxView, UploadedFile,
+    ClaimPhase, ConfigureAgent, ErrorBody, ProvisionAgent, ProvisionReply, SandboxView, SnapshotAgent,
+    UploadedFile,
 };
-use ostler_control::{AgentCommand, AgentOutput, ControlError, NewAgent};
-use ostler_domain::{CommandSpec, SandboxId};
+use ostler_control::{AgentUpload, ControlError, NewAgent};
+use ostler_domain::SandboxId;
 use serde::Deserialize;
-use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Which file.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileQuery {
-    /// Absolute path in the sandbox.
+    /// Path in the sandbox, absolute or below the workspace.
     path: String,
+    /// As a tar archive of what is in the directory.
+    #[serde(default)]
+    tar: bool,
 }
 
 /// Which file is written, and how.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UploadQuery {
-    /// Absolute path in the sandbox; directories on the way are made.
+    /// Path in the sandbox, absolute or below the workspace; directories on the way are made.
     path: String,
+    /// The content is a tar archive, to be unpacked in this directory.
+    #[serde(default)]
+    tar: bool,
     /// Permission bits as an octal number; 644 when absent.
     mode: Option<String>,
 }
@@ -68,6 +75,14 @@ pub(super) async fn provision(
         agent: claimed.sandbox.into(),
         warm: claimed.cold_reason.is_none(),
         cold_reason: claimed.cold_reason,
+        phases: claimed
+            .phases
+            .into_iter()
+            .map(|phase| ClaimPhase {
+                name: phase.name.to_owned(),
+                ms: phase.took.as_secs_f64() * 1000.0,
+            })
+            .collect(),
         ready_ms: start.elapsed().as_millis() as u64,
     };
     Ok((StatusCode::CREATED, Json(reply)))
@@ -132,56 +147,24 @@ pub(super) async fn configure(
     Ok(Json(agent.into()))
 }
 
-/// Executes a program. The answer is a stream of server-sent events: `output` with a LogLine each, whose id is its
-/// number, and at last one `exit` with an ExecEnd. Whoever closes the connection ends the program with all of its
-/// children; so does the time-out. A program must not be started again to read on: what has to outlive a connection is
-/// a run.
-#[utoipa::path(post, path = "/agents/{id}/exec", tag = "agents", request_body = ExecAgent,
+/// Keeps the state of an agent under a name, from which a pool can start. One that was given secrets is refused: they
+/// would be in the snapshot.
+#[utoipa::path(post, path = "/agents/{id}/snapshot", tag = "agents", request_body = SnapshotAgent,
     params(("id" = String, Path, description = "Id")),
     responses(
-        (status = 200, description = "It was started", body = LogLine, content_type = "text/event-stream"),
-        (status = 503, description = "The agent does not answer", body = ErrorBody),
-        Denied, BadRequest, NotFound, Conflict, Unprocessable,
+        (status = 204, description = "Done"),
+        (status = 422, description = "Its driver cannot make snapshots", body = ErrorBody),
+        Denied, BadRequest, NotFound, Conflict, Unavailable,
     )
 )]
-pub(super) async fn exec(
+pub(super) async fn snapshot(
     State(state): State<ServerState>,
     Auth(caller): Auth,
     InPath(id): InPath<SandboxId>,
-    InBody(body): InBody<ExecAgent>,
-) -> ApiResult<Response> {
-    let base64 = body.base64;
-    let new = AgentCommand {
-        command: CommandSpec {
-            argv: body.command,
-            env: body.env,
-            cwd: body.cwd,
-            stdin: body.stdin,
-        },
-        timeout: body.timeout_seconds.map(Duration::from_secs),
-    };
-    let mut output = state.control.exec_agent(&caller, id, new).await?;
-    let events = async_stream::stream! {
-        while let Some(item) = output.recv().await {
-            let event = match item {
-                AgentOutput::Piece { seq, at, stream, bytes } => {
-                    let line = LogLine {
-                        seq,
-                        at: at.into(),
-                        stream: stream.as_str().to_owned(),
-                        text: text(&bytes, base64),
-                        base64,
-                    };
-                    Event::default().id(seq.to_string()).event("output").json_data(line)
-                }
-                AgentOutput::Ended(end) => Event::default().event("exit").json_data(end),
-            };
-            if let Ok(event) = event {
-                yield Ok::<_, Infallible>(event);
-            }
-        }
-    };
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    InBody(body): InBody<SnapshotAgent>,
+) -> ApiResult<StatusCode> {
+    state.control.snapshot_agent(&caller, id, &body.name).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Freezes all programs of an agent, where its driver can. Nothing in it answers until it is resumed.
@@ -218,7 +201,7 @@ pub(super) async fn resume(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Writes a file in an agent, whole or not at all. It may take as long as it likes, but not stand still for a minute.
+/// Writes a file in an agent, whole or not at all, or unpacks an archive there. It may take as long as it likes, but not stand still for a minute.
 #[utoipa::path(put, path = "/agents/{id}/files", tag = "agents",
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     params(("id" = String, Path, description = "Id"), UploadQuery),
@@ -240,16 +223,18 @@ pub(super) async fn upload(
     let mode = u32::from_str_radix(mode, 8).map_err(|_| {
         ControlError::Invalid(format!("`mode` must be an octal number like 644, not `{mode}`"))
     })?;
-    let limit = state.settings.upload_limit;
+    let to = AgentUpload {
+        path: &query.path,
+        tar: query.tar,
+        mode,
+        limit: state.settings.upload_limit,
+    };
     let content = body.into_data_stream();
-    let bytes = state
-        .control
-        .upload_to_agent(&caller, id, &query.path, mode, limit, content)
-        .await?;
+    let bytes = state.control.upload_to_agent(&caller, id, to, content).await?;
     Ok(Json(UploadedFile { bytes }))
 }
 
-/// Reads a file of an agent.
+/// Reads a file of an agent, or all of a directory.
 #[utoipa::path(get, path = "/agents/{id}/files", tag = "agents",
     params(("id" = String, Path, description = "Id"), FileQuery),
     responses(
@@ -267,7 +252,7 @@ pub(super) async fn download(
 ) -> ApiResult<Response> {
     let mut file = state
         .control
-        .download_from_agent(&caller, id, &query.path)
+        .download_from_agent(&caller, id, &query.path, query.tar)
         .await?;
     let pieces = async_stream::stream! {
         while let Some(piece) = file.next().await {
