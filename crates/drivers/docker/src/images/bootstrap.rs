@@ -159,8 +159,21 @@ async fn copy(from: Option<&mut (impl AsyncReadExt + Unpin)>, log: &BuildLog) ->
     }
 }
 
+/// A file that is locked as long as it is open, and removed in the end. Who waits for one that has been removed finds the
+/// base made, or makes it.
+pub(super) struct Locked {
+    pub(super) path: PathBuf,
+    pub(super) _file: File,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 /// Waits until nobody else on this host makes the base with this hash. The lock ends with the process.
-async fn lock(hash: &str, limit: Duration, log: &BuildLog) -> Result<Option<File>, ImageError> {
+async fn lock(hash: &str, limit: Duration, log: &BuildLog) -> Result<Option<Locked>, ImageError> {
     let dir = ["/run/lock", "/tmp"]
         .into_iter()
         .find(|dir| Path::new(dir).is_dir());
@@ -180,7 +193,7 @@ async fn lock(hash: &str, limit: Duration, log: &BuildLog) -> Result<Option<File
     let mut said = false;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
+            Ok(()) => return Ok(Some(Locked { path, _file: file })),
             Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < end => {
                 if !said {
                     log.say("base: waiting for another server that makes it");

@@ -3,6 +3,7 @@
 //! The e2fsprogs of Debian 12 fill a file system from a directory and not yet from a tar, so the image is unpacked first,
 //! with its owners; that takes root.
 
+use super::bootstrap::Locked;
 use super::{BUILDER, CONTAINER, DockerImages, LAYER, call, engine, short, within};
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::CreateContainerOptionsBuilder;
@@ -26,13 +27,12 @@ impl DockerImages {
         tokio::fs::create_dir_all(dir)
             .await
             .map_err(io("making the directory of"))?;
-        let lock_path = path.with_extension("lock");
         let _lock = {
-            let path = lock_path.clone();
-            let locked = tokio::task::spawn_blocking(move || -> std::io::Result<File> {
+            let path = path.with_extension("lock");
+            let locked = tokio::task::spawn_blocking(move || -> std::io::Result<Locked> {
                 let file = File::create(&path)?;
                 file.lock()?;
-                Ok(file)
+                Ok(Locked { path, _file: file })
             });
             locked
                 .await
@@ -72,7 +72,6 @@ impl DockerImages {
         unpacked?;
         make_file_system(&root, &new, size_mb).await?;
         tokio::fs::rename(&new, path).await.map_err(io("naming"))?;
-        let _ = std::fs::remove_file(&lock_path);
         Ok(())
     }
 

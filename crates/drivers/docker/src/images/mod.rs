@@ -19,8 +19,8 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ImageSummary;
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptionsBuilder,
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use ostler_domain::{Clock, SystemClock, Timestamp};
 use ostler_sandbox::images::{BuildLog, Image, ImageBase, ImageBuilder, ImageError, ImageRecipe, SHORT};
@@ -44,6 +44,8 @@ const PHASE: &str = "ostler/phase";
 /// How all names of containers of builds begin. Sandboxes have other names: their instance holds no hash.
 const CONTAINER: &str = "ostler-build-";
 
+/// How often a container that is being removed is looked at.
+const END_STEP: Duration = Duration::from_millis(50);
 /// Longest wait for an answer that is not the end of a phase.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Writing a layer, or a base, takes as long as the disk needs.
@@ -194,9 +196,25 @@ impl DockerImages {
             .build();
         let action = format!("remove the container {name}");
         match within(LAYER, &action, self.api.remove_container(name, Some(options))).await? {
-            Err(error) if !matches!(status(&error), Some(404 | 409)) => Err(engine(action)(error)),
+            Err(error) if status(&error) == Some(409) => self.gone(name, &action).await,
+            Err(error) if status(&error) != Some(404) => Err(engine(action)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Waits until a container is gone that the engine is removing by itself.
+    async fn gone(&self, name: &str, action: &str) -> Result<(), ImageError> {
+        let gone = async {
+            loop {
+                let inspect = self.api.inspect_container(name, None::<InspectContainerOptions>);
+                match inspect.await {
+                    Err(error) if status(&error) == Some(404) => return Ok(()),
+                    Err(error) => return Err(engine(action)(error)),
+                    Ok(_) => tokio::time::sleep(END_STEP).await,
+                }
+            }
+        };
+        within(ANSWER, action, gone).await?
     }
 
     async fn has(&self, image: &str) -> Result<bool, ImageError> {
