@@ -147,9 +147,8 @@ pub(crate) fn out_of_memory(dirs: &[PathBuf]) -> bool {
     })
 }
 
-/// Kills whatever is in the groups and removes them, at most until `limit` is over. Their parent goes with the last of
-/// them if `alone`, that is, if no jailer may be making another group in it right now. Blocks.
-pub(crate) fn remove(dirs: &[PathBuf], limit: Duration, alone: bool) -> io::Result<()> {
+/// Kills whatever is in the groups and removes them, at most until `limit` is over. Blocks.
+pub(crate) fn remove(dirs: &[PathBuf], limit: Duration) -> io::Result<()> {
     let end = Instant::now() + limit;
     for dir in dirs {
         loop {
@@ -166,11 +165,15 @@ pub(crate) fn remove(dirs: &[PathBuf], limit: Duration, alone: bool) -> io::Resu
                 Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", dir.display()))),
             }
         }
-        if let Some(parent) = dir.parent().filter(|_| alone) {
-            let _others_live = std::fs::remove_dir(parent);
-        }
     }
     Ok(())
+}
+
+/// Removes the groups' parents if these were the last in them. Not while a jailer may be making another one.
+pub(crate) fn remove_parents(dirs: &[PathBuf]) {
+    for parent in dirs.iter().filter_map(|d| d.parent()) {
+        let _others_live = std::fs::remove_dir(parent);
+    }
 }
 
 fn processes(dir: &Path) -> Vec<i32> {

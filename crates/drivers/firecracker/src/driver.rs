@@ -275,9 +275,16 @@ impl Inner {
     }
 
     async fn teardown(&self, id: SandboxId, grace: Duration) -> Vec<String> {
-        // Without waiting for it: the last sandbox to go removes the parent, if not this one.
-        let alone = self.jailing.try_write();
-        teardown::teardown(&self.dir(id), id, grace, self.options.answer_limit, alone.is_ok()).await
+        let dir = self.dir(id);
+        let groups = dir.record().map(|r| r.groups).unwrap_or_default();
+        let failures = teardown::teardown(&dir, id, grace, self.options.answer_limit).await;
+        // One after the other, so that the last of several is not hindered by the one before it. A start under way makes its
+        // group there and removes it itself in the end.
+        let _one = lock(&self.choosing);
+        if self.jailing.try_write().is_ok() {
+            cgroups::remove_parents(&groups);
+        }
+        failures
     }
 
     /// Waits for the end of the machine and tells of it. The task holds no strong reference while it waits, so that it
@@ -417,7 +424,11 @@ impl Inner {
         reasons.extend(program.version.refuses_snapshots());
         if reasons.is_empty() {
             match self.snapshots.key(name) {
-                Some(key) => reasons.extend(key.differences(template, &program.version.to_string())),
+                Some(key) => reasons.extend(key.differences(
+                    template,
+                    &program.version.to_string(),
+                    &self.options.guest,
+                )),
                 None => reasons.push(format!("the snapshot {name}, which is not there")),
             }
         }
@@ -453,11 +464,7 @@ impl Inner {
                 "a disk limit of {limit} MiB: its drives have {drives} MiB"
             ));
         }
-        let line = machine::command_line(
-            template.kernel_args.as_deref(),
-            &template.env,
-            self.options.initrd.is_some(),
-        );
+        let line = machine::command_line(template.kernel_args.as_deref());
         reasons.extend(line.err());
         reasons
     }

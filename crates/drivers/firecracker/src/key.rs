@@ -6,12 +6,16 @@
 use ostler_domain::SandboxTemplate;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// What is baked in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Key {
     /// Version of Firecracker; its snapshots are of one version.
     pub(crate) firecracker: String,
+    /// Which build of the guest program.
+    pub(crate) guest: String,
     /// Model of the host's processor.
     pub(crate) processor: String,
     pub(crate) cpus: u32,
@@ -25,9 +29,15 @@ pub(crate) struct Key {
 
 impl Key {
     /// Of a machine that is booted.
-    pub(crate) fn of(template: &SandboxTemplate, kernel: Option<String>, firecracker: &str) -> Self {
+    pub(crate) fn of(
+        template: &SandboxTemplate,
+        kernel: Option<String>,
+        firecracker: &str,
+        guest: &Path,
+    ) -> Self {
         Self {
             firecracker: firecracker.to_owned(),
+            guest: build(guest),
             processor: processor(),
             cpus: template.cpus,
             memory_mb: template.memory_mb,
@@ -41,7 +51,12 @@ impl Key {
 
     /// In what a template differs from a snapshot of this key, one sentence each. Drives and kernels that it does not name
     /// are those of the snapshot.
-    pub(crate) fn differences(&self, template: &SandboxTemplate, firecracker: &str) -> Vec<String> {
+    pub(crate) fn differences(
+        &self,
+        template: &SandboxTemplate,
+        firecracker: &str,
+        guest: &Path,
+    ) -> Vec<String> {
         let mut found = Vec::new();
         let mut differ = |what: &str, has: String, wanted: String| {
             if has != wanted {
@@ -51,6 +66,7 @@ impl Key {
             }
         };
         differ("the version", self.firecracker.clone(), firecracker.to_owned());
+        differ("the guest program", self.guest.clone(), build(guest));
         differ("the processor", self.processor.clone(), processor());
         differ("CPUs:", self.cpus.to_string(), template.cpus.to_string());
         differ(
@@ -97,6 +113,20 @@ impl Key {
     }
 }
 
+/// Names a build without reading all of it: the program is replaced only when it changes.
+fn build(guest: &Path) -> String {
+    std::fs::metadata(guest)
+        .map(|m| {
+            format!(
+                "of {} bytes, written at {}.{:09}",
+                m.len(),
+                m.mtime(),
+                m.mtime_nsec()
+            )
+        })
+        .unwrap_or_default()
+}
+
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     text.lines()
@@ -114,16 +144,17 @@ mod tests {
     #[test]
     fn a_template_may_leave_out_drives_but_not_change_anything() {
         let mut template = SandboxTemplate::new(DriverKind::Firecracker);
+        let guest = Path::new("/bin/sh");
         template.root_drive = Some("/images/a".into());
         template.env.insert("TOKEN".into(), "secret value".into());
-        let key = Key::of(&template, Some("/kernel".into()), "1.13.0");
-        assert_eq!(key.differences(&template, "1.13.0"), Vec::<String>::new());
+        let key = Key::of(&template, Some("/kernel".into()), "1.13.0", guest);
+        assert_eq!(key.differences(&template, "1.13.0", guest), Vec::<String>::new());
         template.root_drive = None;
-        assert_eq!(key.differences(&template, "1.13.0"), Vec::<String>::new());
+        assert_eq!(key.differences(&template, "1.13.0", guest), Vec::<String>::new());
         template.root_drive = Some("/images/b".into());
         template.memory_mb += 1;
         template.env.insert("TOKEN".into(), "another".into());
-        let all = key.differences(&template, "1.14.0").join("\n");
+        let all = key.differences(&template, "1.14.0", guest).join("\n");
         for part in ["/images/a and not /images/b", "1.13.0", "memory", "[TOKEN]"] {
             assert!(all.contains(part), "no {part}: {all}");
         }

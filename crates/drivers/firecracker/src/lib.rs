@@ -1,7 +1,7 @@
 //! The Firecracker driver: sandboxes that are virtual machines, each with a Firecracker process and a jail of its own.
 //!
-//! A machine boots a kernel with a copy of the template's root drive, in which the guest program is the first process. It
-//! has no network interface: the guest listens on vsock port [`GUEST_PORT`], which Firecracker offers as a unix socket,
+//! A machine boots a kernel with a copy of the template's root drive and with an initial RAM disk of this driver, by which
+//! the guest program is its first process, whatever is on the drive. It has no network interface: the guest listens on vsock port [`GUEST_PORT`], which Firecracker offers as a unix socket,
 //! and everything goes through that. Machines outlive the server. What is needed to find them again is in the sandbox's
 //! directory, and its presence is what makes a sandbox exist:
 //!
@@ -20,9 +20,9 @@
 mod api;
 mod cgroups;
 mod driver;
-mod environment;
 mod error;
 mod files;
+mod initrd;
 mod key;
 mod launch;
 mod layout;

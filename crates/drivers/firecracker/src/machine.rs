@@ -14,8 +14,6 @@ const STEP: Duration = Duration::from_millis(2);
 /// Ahead of everything else on the kernel's command line: the console, an end instead of a reboot, and no look for what
 /// such a machine does not have. The keyboard controller stays, as by it a machine is asked to end.
 const KERNEL_ARGS: &str = "console=ttyS0 reboot=k panic=1 pci=off i8042.noaux i8042.nomux i8042.dumbkbd";
-/// What the root drive's kernel starts where no initial RAM disk does it.
-const INIT: &str = "init=/ostler/guest";
 /// Longest command line that kernels of all architectures take, bytes.
 const LONGEST: usize = 2047;
 
@@ -25,26 +23,13 @@ pub(crate) struct Plan {
     pub(crate) cpus: u32,
     pub(crate) memory_mb: u64,
     pub(crate) arguments: String,
-    pub(crate) initrd: bool,
     pub(crate) data_drive: bool,
     pub(crate) cid: u32,
 }
 
 /// The kernel's command line. The error says why there cannot be one.
-pub(crate) fn command_line(
-    own: Option<&str>,
-    env: &std::collections::BTreeMap<String, String>,
-    initrd: bool,
-) -> Result<String, String> {
+pub(crate) fn command_line(own: Option<&str>) -> Result<String, String> {
     let mut line = KERNEL_ARGS.to_owned();
-    if !initrd {
-        line += " ";
-        line += INIT;
-    }
-    if !env.is_empty() {
-        line += " ostler.env=";
-        line += &crate::environment::encode(env);
-    }
     if let Some(own) = own {
         if own.bytes().any(|b| b < b' ' || b == 0x7f) {
             return Err("kernel arguments with a line break or another control character".to_owned());
@@ -54,7 +39,7 @@ pub(crate) fn command_line(
     }
     if line.len() > LONGEST {
         return Err(format!(
-            "an environment and kernel arguments that make a command line of {} bytes; {LONGEST} are the most",
+            "kernel arguments that make a command line of {} bytes: {LONGEST} are the most",
             line.len()
         ));
     }
@@ -89,10 +74,7 @@ pub(crate) async fn answering(
 pub(crate) async fn boot(api: &Api, plan: &Plan, start: Duration) -> Result<(), Error> {
     let size = json!({ "vcpu_count": plan.cpus, "mem_size_mib": plan.memory_mb });
     api.put("/machine-config", size).await?;
-    let mut source = json!({ "kernel_image_path": KERNEL, "boot_args": plan.arguments });
-    if plan.initrd {
-        source["initrd_path"] = INITRD.into();
-    }
+    let source = json!({ "kernel_image_path": KERNEL, "initrd_path": INITRD, "boot_args": plan.arguments });
     api.put("/boot-source", source).await?;
     let drive = |id: &str, path: &str, root: bool| json!({ "drive_id": id, "path_on_host": path, "is_root_device": root, "is_read_only": false });
     api.put("/drives/root", drive("root", ROOT_DRIVE, true)).await?;
@@ -133,13 +115,13 @@ mod tests {
 
     #[test]
     fn the_command_line_is_bounded_and_of_one_line() {
-        let none = std::collections::BTreeMap::new();
-        let line = command_line(Some("quiet"), &none, false).unwrap();
-        assert!(line.ends_with(" init=/ostler/guest quiet"), "{line}");
-        assert!(!command_line(None, &none, true).unwrap().contains("init="));
-        assert!(command_line(Some("a\nb"), &none, false).is_err());
-        let much = [("A".to_owned(), "x".repeat(3000))].into();
-        let why = command_line(None, &much, false).unwrap_err();
+        let line = command_line(Some("quiet")).unwrap();
+        assert!(
+            line.starts_with("console=ttyS0 ") && line.ends_with(" quiet"),
+            "{line}"
+        );
+        assert!(command_line(Some("a\nb")).is_err());
+        let why = command_line(Some(&"x".repeat(3000))).unwrap_err();
         assert!(why.contains("2047"), "{why}");
     }
 }

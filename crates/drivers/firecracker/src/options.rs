@@ -21,7 +21,7 @@ pub struct FirecrackerOptions {
     pub jailed: bool,
     /// Kernel for templates that name none: an uncompressed one with virtio block and vsock built in.
     pub kernel: Option<PathBuf>,
-    /// Initial RAM disk that is started instead of `/ostler/guest` of the root drive.
+    /// An archive for initial RAM disks, such as with `/modules` that the kernel needs; the driver's own comes after it.
     pub initrd: Option<PathBuf>,
     /// Longest time for a start, from the first file to the running machine, and for a snapshot.
     pub start_limit: Duration,

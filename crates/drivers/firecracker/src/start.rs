@@ -4,6 +4,7 @@ use crate::api::Api;
 use crate::driver::{Inner, Program};
 use crate::error::{At, Error};
 use crate::files;
+use crate::initrd;
 use crate::key::Key;
 use crate::launch::{self, Console, Jail};
 use crate::layout::{
@@ -90,17 +91,10 @@ impl Start<'_> {
             }
             return machine::restore(api, left()).await;
         }
-        let initrd = self.inner.options.initrd.is_some();
         let plan = Plan {
             cpus: self.template.cpus,
             memory_mb: self.template.memory_mb,
-            arguments: machine::command_line(
-                self.template.kernel_args.as_deref(),
-                &self.template.env,
-                initrd,
-            )
-            .map_err(Error::Other)?,
-            initrd,
+            arguments: machine::command_line(self.template.kernel_args.as_deref()).map_err(Error::Other)?,
             data_drive: self.template.data_drive_mb.is_some(),
             cid: self.cid,
         };
@@ -118,6 +112,7 @@ impl Start<'_> {
                 self.template,
                 self.inner.kernel(self.template).map(|k| k.display().to_string()),
                 &self.program.version.to_string(),
+                &self.inner.options.guest,
             )),
         }
     }
@@ -171,8 +166,12 @@ impl Start<'_> {
             .at(&record.root)?;
         let sources = self.sources(key)?;
         let (root, owner) = (record.root.clone(), record.user);
+        let initrd = self.initrd(record);
         // Not given up midway, but ended by the clock: what it writes must not appear after the clean-up.
-        let work = move || sources.put(&root, owner, end);
+        let work = move || {
+            sources.put(&root, owner, end)?;
+            initrd.map_or(Ok(()), |initrd| initrd.put(&root, owner))
+        };
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|e| Error::Other(e.to_string()))??;
@@ -181,6 +180,15 @@ impl Start<'_> {
             files::empty_drive(&record.root.join(DATA_DRIVE), size, owner, limit).await?;
         }
         Ok(())
+    }
+
+    /// None for a machine that is restored: it is past that.
+    fn initrd(&self, record: &Record) -> Option<Initrd> {
+        self.template.snapshot.is_none().then(|| Initrd {
+            base: self.inner.options.initrd.clone(),
+            guest: self.inner.options.guest.clone(),
+            description: initrd::description(&record.machine, self.template),
+        })
     }
 
     fn sources(&self, key: &Key) -> Result<Sources, Error> {
@@ -206,9 +214,8 @@ impl Start<'_> {
             .as_ref()
             .ok_or_else(|| missing("root drive"))?;
         let drive = std::fs::canonicalize(drive).at(Path::new(drive))?;
-        let initrd = self.inner.options.initrd.iter().map(|i| (i.clone(), INITRD));
         Ok(Sources {
-            shared: std::iter::once((kernel, KERNEL)).chain(initrd).collect(),
+            shared: vec![(kernel, KERNEL)],
             copied: vec![(drive, ROOT_DRIVE)],
         })
     }
@@ -231,6 +238,20 @@ impl Sources {
             files::copy(from, &root.join(name), owner, end)?;
         }
         Ok(())
+    }
+}
+
+/// What the initial RAM disk is made of.
+struct Initrd {
+    base: Option<PathBuf>,
+    guest: PathBuf,
+    description: serde_json::Value,
+}
+
+impl Initrd {
+    fn put(&self, root: &Path, owner: files::Owner) -> Result<(), Error> {
+        let to = root.join(INITRD);
+        initrd::write(&to, self.base.as_deref(), &self.guest, &self.description, owner)
     }
 }
 

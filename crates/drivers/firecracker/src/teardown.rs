@@ -13,14 +13,12 @@ const DEATH_LIMIT: Duration = Duration::from_secs(10);
 const TRIES: u32 = 20;
 const STEP: Duration = Duration::from_millis(2);
 
-/// Ends and removes everything; returns what could not be done. The parent of its cgroups goes with the last of them if
-/// `alone`, that is, if no machine is being started.
+/// Ends and removes everything but the parent of its cgroups; returns what could not be done.
 pub(crate) async fn teardown(
     dir: &SandboxDir,
     id: SandboxId,
     grace: Duration,
     answer: Duration,
-    alone: bool,
 ) -> Vec<String> {
     let record = dir.record();
     let known = dir.started(id);
@@ -65,7 +63,7 @@ pub(crate) async fn teardown(
         if let Some(record) = &record {
             note(
                 "removing its cgroups",
-                cgroups::remove(&record.groups, DEATH_LIMIT, alone),
+                cgroups::remove(&record.groups, DEATH_LIMIT),
             );
         }
         for part in ["jail", "root"] {

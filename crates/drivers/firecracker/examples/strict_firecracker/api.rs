@@ -185,7 +185,7 @@ impl Server {
                 return match text("action_type").as_str() {
                     "InstanceStart" if started => Err(AFTER.to_owned()),
                     "InstanceStart" => {
-                        state.machine = Some(Machine::boot(&self.id, &state.config, &self.whim)?);
+                        state.machine = Some(Machine::boot(&self.id, &mut state.config, &self.whim)?);
                         Ok(())
                     }
                     "SendCtrlAltDel" => {
@@ -217,7 +217,7 @@ impl Server {
                     .and_then(Value::as_str)
                     .unwrap_or_default();
                 state.config = Config::read(&text("snapshot_path"), memory)?;
-                let machine = Machine::boot(&self.id, &state.config, &self.whim)?;
+                let machine = Machine::boot(&self.id, &mut state.config, &self.whim)?;
                 machine.pause(!flag("resume_vm"));
                 state.machine = Some(machine);
                 return Ok(());
@@ -234,7 +234,7 @@ impl Server {
                 schema::openable(&text("kernel_image_path"), false)?;
                 if body.contains_key("initrd_path") {
                     schema::openable(&text("initrd_path"), false)?;
-                    state.config.initrd = true;
+                    state.config.initrd = Some(text("initrd_path"));
                 }
                 state.config.arguments = Some(text("boot_args"));
             }

@@ -15,9 +15,18 @@ pub(crate) struct Config {
     pub(crate) cpus: u64,
     pub(crate) memory_mb: u64,
     pub(crate) arguments: Option<String>,
-    pub(crate) initrd: bool,
+    pub(crate) initrd: Option<String>,
+    /// What was booted: the memory of this machine.
+    pub(crate) booted: Option<Booted>,
     pub(crate) drives: Vec<Drive>,
     pub(crate) vsock: Option<String>,
+}
+
+/// What a machine knows once it runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Booted {
+    program: Vec<u8>,
+    env: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,7 +66,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn boot(id: &str, config: &Config, whim: &Whim) -> Result<Self, String> {
+    pub(crate) fn boot(id: &str, config: &mut Config, whim: &Whim) -> Result<Self, String> {
         let arguments = config.arguments.as_deref().ok_or("there is no boot source")?;
         if config.memory_mb == 0 {
             return Err("the machine has no memory, in these tests".to_owned());
@@ -65,22 +74,25 @@ impl Machine {
         for drive in &config.drives {
             schema::openable(&drive.path, drive.writable)?;
         }
-        let root = config
-            .drives
-            .iter()
-            .find(|d| d.root)
-            .ok_or("there is no root drive")?;
-        let socket = config.vsock.clone().ok_or("there is no vsock device")?;
-        if !config.initrd && !arguments.split(' ').any(|a| a == "init=/ostler/guest") {
-            return Err("the guest is not the first process".to_owned());
+        if !config.drives.iter().any(|d| d.root) {
+            return Err("there is no root drive".to_owned());
         }
+        let socket = config.vsock.clone().ok_or("there is no vsock device")?;
+        if !arguments.split(' ').any(|a| a == "console=ttyS0") {
+            return Err("nobody would see what the kernel says".to_owned());
+        }
+        let booted = match config.booted.clone() {
+            Some(booted) => booted,
+            None => boot(config)?,
+        };
+        config.booted = Some(booted.clone());
         let listener = UnixListener::bind(&socket).map_err(|e| format!("{socket}: {e}"))?;
         println!("booting {arguments}");
         let paused = watch::Sender::new(false);
         let place = place(id)?;
         let guest = match whim {
             Whim::Mute | Whim::Lonely => None,
-            _ => Some(start(&place, root, arguments)?),
+            _ => Some(start(&place, &booted)?),
         };
         let (sender, mute) = (paused.clone(), *whim == Whim::Mute);
         tokio::spawn(async move {
@@ -132,14 +144,38 @@ fn place(id: &str) -> Result<PathBuf, String> {
     Ok(place)
 }
 
-fn start(place: &Path, root: &Drive, arguments: &str) -> Result<u32, String> {
-    let text = |e: std::io::Error| e.to_string();
-    let program = std::fs::read(&root.path).map_err(text)?;
-    if !program.starts_with(b"\x7fELF") {
-        return Err("there is nothing to boot on the root drive".to_owned());
+/// What the kernel and the guest do with the initial RAM disk.
+fn boot(config: &Config) -> Result<Booted, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Description {
+        hostname: String,
+        data: bool,
+        env: std::collections::BTreeMap<String, String>,
+        vsock: u32,
     }
+    let initrd = config.initrd.as_deref().ok_or("there is no initial RAM disk")?;
+    let bytes = std::fs::read(initrd).map_err(|e| format!("{initrd}: {e}"))?;
+    let mut files = crate::archive::files(&bytes)?;
+    let description = files.get("ostler.json").ok_or("no description of the machine")?;
+    let told: Description = serde_json::from_slice(description).map_err(|e| e.to_string())?;
+    if told.vsock != ostler_driver_firecracker::GUEST_PORT
+        || told.data != (config.drives.len() == 2)
+        || told.hostname.is_empty()
+    {
+        return Err("the guest is told of another machine".to_owned());
+    }
+    let program = files.remove("init").filter(|p| p.starts_with(b"\x7fELF"));
+    Ok(Booted {
+        program: program.ok_or("there is nothing to start")?,
+        env: told.env,
+    })
+}
+
+fn start(place: &Path, booted: &Booted) -> Result<u32, String> {
+    let text = |e: std::io::Error| e.to_string();
     let guest = place.join("guest");
-    std::fs::write(&guest, program).map_err(text)?;
+    std::fs::write(&guest, &booted.program).map_err(text)?;
     std::fs::set_permissions(&guest, std::fs::Permissions::from_mode(0o755)).map_err(text)?;
     let mut command = Command::new("bwrap");
     command.args([
@@ -191,7 +227,7 @@ fn start(place: &Path, root: &Drive, arguments: &str) -> Result<u32, String> {
         "HOME",
         "/workspace",
     ]);
-    for (name, value) in environment(arguments)? {
+    for (name, value) in &booted.env {
         command.arg("--setenv").arg(name).arg(value);
     }
     command.args([
@@ -214,25 +250,6 @@ fn start(place: &Path, root: &Drive, arguments: &str) -> Result<u32, String> {
         std::process::exit(0);
     });
     Ok(pid)
-}
-
-/// What the driver put on the kernel's command line for programs.
-fn environment(arguments: &str) -> Result<Vec<(String, String)>, String> {
-    let Some(digits) = arguments.split(' ').find_map(|a| a.strip_prefix("ostler.env=")) else {
-        return Ok(Vec::new());
-    };
-    let bytes: Result<Vec<u8>, _> = (0..digits.len() / 2)
-        .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16))
-        .collect();
-    let text = String::from_utf8(bytes.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-    text.split_terminator('\0')
-        .map(|pair| {
-            let (name, value) = pair
-                .split_once('=')
-                .ok_or("an environment variable without a value")?;
-            Ok((name.to_owned(), value.to_owned()))
-        })
-        .collect()
 }
 
 async fn connection(stream: UnixStream, guest: PathBuf, mute: bool, paused: watch::Receiver<bool>) {

@@ -2,10 +2,11 @@
 //!
 //! It holds this driver to the published description: an unknown flag or field, a missing one, a wrong value, a call at the
 //! wrong time or a file that its user may not open is refused. Behind its vsock socket it runs the real guest program, which
-//! it takes from the root drive, in namespaces instead of a machine. What follows `firecracker-` in its file's name makes it
+//! it takes from the initial RAM disk, in namespaces instead of a machine. What follows `firecracker-` in its file's name makes it
 //! misbehave, see [`Whim`].
 
 mod api;
+mod archive;
 mod jailer;
 mod machine;
 mod schema;
