@@ -51,7 +51,7 @@ pub struct Denial {
     /// Where to: a host with a port or a name with a record type. The sandbox chose it, so it is cut at 300 bytes and
     /// holds no control characters.
     pub target: String,
-    /// Why, and what would allow it.
+    /// Why, and what would allow it; at most 1000 bytes without control characters.
     pub reason: String,
 }
 
@@ -81,7 +81,8 @@ impl Denials {
             sandbox,
             kind: refusal.kind,
             target: printable(&refusal.target),
-            reason: printable(&refusal.reason),
+            // It may quote the target, and what would allow it comes last.
+            reason: cut(&refusal.reason, 1000),
         };
         tracing::debug!(%sandbox, kind = denial.kind.as_str(), target = denial.target, reason = denial.reason, "egress denied");
         if self.to.try_send(denial).is_err() {
@@ -96,10 +97,14 @@ impl Denials {
 
 /// At most 300 bytes without control characters.
 pub(crate) fn printable(text: &str) -> String {
+    cut(text, 300)
+}
+
+fn cut(text: &str, most: usize) -> String {
     let mut out = String::new();
     for c in text.chars() {
         let c = if c.is_control() { '\u{fffd}' } else { c };
-        if out.len() + c.len_utf8() > 300 {
+        if out.len() + c.len_utf8() > most {
             break;
         }
         out.push(c);
@@ -137,5 +142,23 @@ pub(crate) enum Stop {
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_sandbox_chose_is_harmless_to_show() {
+        let (denials, mut from) = Denials::channel(0);
+        let target = "a\n\u{1b}[2J".to_owned() + &"ü".repeat(400);
+        denials.report(
+            SandboxId::from_u128(1),
+            &Refusal::new(DenialKind::Dns, target, "x".repeat(2000)),
+        );
+        let denial = from.try_recv().unwrap();
+        assert!(denial.target.starts_with("a\u{fffd}\u{fffd}[2J") && denial.target.len() <= 300);
+        assert_eq!(denial.reason.len(), 1000);
     }
 }
