@@ -96,7 +96,11 @@ impl Control {
         let service = self.image_service()?;
         let recipe = service.settings().recipe(wanted)?;
         let hash = recipe.hash();
-        if service.builder().find(&hash).await?.is_none() {
+        if service.builder().find(&hash).await?.is_none() && !service.goes_on(&hash) {
+            // The engine is no store: what was done is told before it is.
+            self.acting(caller, "image.build", &hash, &recipe)
+                .commit(Vec::new())
+                .await?;
             service.begin(&recipe)?;
         }
         self.image(caller, &hash).await
@@ -116,6 +120,9 @@ impl Control {
         if self.used_images().await?.contains(&view.tag) {
             return Err(ImageError::InUse(view.tag).into());
         }
+        self.acting(caller, "image.remove", &view.hash, &view.tag)
+            .commit(Vec::new())
+            .await?;
         service.end(&view.hash).await;
         service.builder().remove(&view.hash).await?;
         service.forget(&view.hash);

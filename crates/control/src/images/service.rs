@@ -158,6 +158,13 @@ impl Images {
         }
     }
 
+    /// Whether a build of this image goes on.
+    pub(super) fn goes_on(&self, hash: &str) -> bool {
+        lock(&self.0.builds)
+            .get(hash)
+            .is_some_and(|build| build.state.error.is_none())
+    }
+
     /// Begins a build unless one of the same recipe goes on.
     pub(super) fn begin(&self, recipe: &ImageRecipe) -> Result<(), ImageError> {
         let hash = recipe.hash();
@@ -238,9 +245,7 @@ impl Images {
     /// A part of a log. An image that another server has built has none here.
     pub(super) fn read_log(&self, hash: &str, after: u64) -> io::Result<ImageLog> {
         // Before reading: a build that had ended by then has its whole log written.
-        let going_on = lock(&self.0.builds)
-            .get(hash)
-            .is_some_and(|build| build.state.error.is_none());
+        let going_on = self.goes_on(hash);
         let mut bytes = Vec::new();
         match File::open(self.log_path(hash)) {
             Ok(mut file) => {
