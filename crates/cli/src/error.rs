@@ -48,7 +48,7 @@ impl CliError {
         match self {
             Self::Client(error) => match error {
                 ClientError::Refused(detail) => Exit::of_error(detail.code),
-                ClientError::Url { .. } | ClientError::Token => Exit::USAGE,
+                ClientError::Url { .. } | ClientError::Token | ClientError::Tenant => Exit::USAGE,
                 ClientError::Unreachable { .. }
                 | ClientError::TimedOut { .. }
                 | ClientError::Broken { .. }

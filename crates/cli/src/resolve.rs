@@ -6,7 +6,9 @@
 use crate::context::Session;
 use crate::error::{CliError, Result};
 use ostler_client::RunQuery;
-use ostler_domain::{ProjectId, RunId, SandboxId, SubtaskId, TaskId, TokenId};
+use ostler_domain::{
+    DepartmentId, ProjectId, RoleId, RunId, SandboxId, SubtaskId, TaskId, TenantId, TokenId, UserId,
+};
 use std::fmt::Display;
 
 /// Shortest end of an id that is taken for one.
@@ -140,6 +142,46 @@ impl Session {
             .map(|s| (s.id, Vec::new()))
             .collect();
         pick("sandbox", "sandbox list", text, &all)
+    }
+
+    /// A tenant by id, name, or the end of its id.
+    pub(crate) async fn tenant_id(&self, text: &str) -> Result<TenantId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let all = self.client.tenants().await?;
+        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
+        pick("tenant", "tenant list", text, &all)
+    }
+
+    /// A department by id, name, or the end of its id.
+    pub(crate) async fn department_id(&self, text: &str) -> Result<DepartmentId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let all = self.client.departments().await?;
+        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
+        pick("department", "department list", text, &all)
+    }
+
+    /// A user by id, name, or the end of its id.
+    pub(crate) async fn user_id(&self, text: &str) -> Result<UserId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let all = self.client.users().await?;
+        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
+        pick("user", "user list", text, &all)
+    }
+
+    /// A role by id, name, or the end of its id.
+    pub(crate) async fn role_id(&self, text: &str) -> Result<RoleId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let all = self.client.roles().await?;
+        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
+        pick("role", "role list", text, &all)
     }
 
     /// An API token by id, name, the beginning of its secret that lists show, or the end of its id.

@@ -9,7 +9,7 @@ mod follow;
 mod http;
 mod sse;
 
-pub use calls::{Exec, ExecItem, LogLines, RunQuery};
+pub use calls::{AuditQuery, Exec, ExecItem, LogLines, RunQuery};
 pub use error::ClientError;
 pub use follow::{Followed, Follower, LogItem};
 pub use http::Client;

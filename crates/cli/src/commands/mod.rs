@@ -1,14 +1,21 @@
 //! The commands, one folder per noun and one file per verb.
 
 mod agent;
+mod audit;
+mod credential;
+mod department;
+mod image;
 mod kinds;
 mod pool;
 mod project;
+mod role;
 mod run;
 mod sandbox;
 mod subtask;
 mod task;
+mod tenant;
 mod token;
+mod user;
 
 use crate::context::{Context, Session};
 use crate::error::CliError;
@@ -44,11 +51,32 @@ pub enum Command {
     /// Pools of sandboxes.
     #[command(subcommand)]
     Pool(pool::Pool),
+    /// Images that sandboxes are started from.
+    #[command(subcommand)]
+    Image(image::Image),
     /// List the agent kinds.
     Kinds(kinds::Kinds),
     /// API tokens.
     #[command(subcommand)]
     Token(token::Token),
+    /// Tenants: who shares this server, each invisible to the others.
+    #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// Departments of the tenant.
+    #[command(subcommand)]
+    Department(department::Department),
+    /// Users of the tenant.
+    #[command(subcommand)]
+    User(user::User),
+    /// Roles: named sets of permissions.
+    #[command(subcommand)]
+    Role(role::Role),
+    /// Stored secrets, encrypted.
+    #[command(subcommand)]
+    Credential(credential::Credential),
+    /// The audit log: who did what.
+    #[command(subcommand)]
+    Audit(audit::Audit),
 }
 
 /// Executes a command and says how it ended; what there is to say about an error has been said on standard error.
@@ -81,8 +109,15 @@ async fn dispatch(command: Command, session: &Session) -> Outcome {
         Command::Agent(agent) => agent.run(session).await,
         Command::Sandbox(sandbox) => sandbox.run(session).await,
         Command::Pool(pool) => pool.run(session).await,
+        Command::Image(image) => image.run(session).await,
         Command::Kinds(kinds) => kinds.run(session).await,
         Command::Token(token) => token.run(session).await,
+        Command::Tenant(tenant) => tenant.run(session).await,
+        Command::Department(department) => department.run(session).await,
+        Command::User(user) => user.run(session).await,
+        Command::Role(role) => role.run(session).await,
+        Command::Credential(credential) => credential.run(session).await,
+        Command::Audit(audit) => audit.run(session).await,
     }
 }
 

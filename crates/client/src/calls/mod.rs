@@ -8,5 +8,6 @@ mod runs;
 mod subtasks;
 mod tasks;
 
+pub use access::AuditQuery;
 pub use agents::{Exec, ExecItem};
 pub use runs::{LogLines, RunQuery};

@@ -52,7 +52,9 @@ impl Control {
             } else {
                 Change::insert(&host)
             };
-            self.commit(vec![change]).await?;
+            let details = serde_json::json!({ "draining": draining });
+            let by = self.acting(caller, "host.drain", format!("{driver}/{name}"), details);
+            by.commit(vec![change]).await?;
             Ok::<_, ControlError>(host)
         })?;
         if draining {
@@ -85,7 +87,8 @@ impl Control {
                 if sandbox.for_run { "a run" } else { "a tenant" }
             )));
         }
-        self.destroy(id, "the operator ended it").await
+        let by = self.acting(caller, "sandbox.drain", id, serde_json::json!({ "force": force }));
+        by.destroy(id, "the operator ended it").await
     }
 
     /// What is known of a host; version 0 when nothing was written down yet.

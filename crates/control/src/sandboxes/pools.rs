@@ -205,7 +205,10 @@ impl Control {
             } else {
                 Change::insert(&pool)
             };
-            self.commit(vec![change]).await?;
+            let details =
+                serde_json::json!({ "driver": pool.template.driver, "target": pool.target, "max": pool.max });
+            let by = self.acting(caller, "pool.set", name, details);
+            by.commit(vec![change]).await?;
             pool.version += i64::from(known.is_some());
             Ok(pool)
         })

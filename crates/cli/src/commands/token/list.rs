@@ -14,13 +14,14 @@ impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let tokens = session.client.tokens().await?;
         session.out.show(&tokens, || {
-            let header = ["ID", "NAME", "SECRET", "CREATED", "LAST USED", "EXPIRES", "REVOKED", "PERMISSIONS"];
+            let header = ["ID", "NAME", "USER", "SECRET", "CREATED", "LAST USED", "EXPIRES", "REVOKED", "PERMISSIONS"];
             let mut table = Table::new(header, session.out.colour);
             for token in &tokens {
                 let permissions: Vec<String> = token.permissions.iter().map(ToString::to_string).collect();
                 table.row([
                     token.id.to_string(),
                     token.name.clone(),
+                    token.user_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
                     format!("{}…", token.prefix),
                     ago(token.created_at),
                     ago_or_dash(token.last_used_at),

@@ -1,0 +1,21 @@
+//! `ostler department create`.
+
+use crate::commands::Outcome;
+use crate::context::Session;
+use crate::exit::Exit;
+
+/// What to call it.
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    /// Name.
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+impl Create {
+    pub(super) async fn run(self, session: &Session) -> Outcome {
+        let made = session.client.create_department(&self.name).await?;
+        session.out.show(&made, || format!("{}\n", made.id))?;
+        Ok(Exit::OK)
+    }
+}
