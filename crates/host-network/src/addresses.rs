@@ -1,21 +1,11 @@
 //! Addresses that a sandbox may reach directly.
 
 use crate::options::mask;
+use ostler_egress::AddressRule;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// A network and a port that a sandbox may reach directly, by TCP and UDP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AllowedAddress {
-    /// First address of the network. IPv6 networks are left to the proxy.
-    pub network: IpAddr,
-    /// Length of the network's prefix, bits.
-    pub prefix: u8,
-    /// Port.
-    pub port: u16,
-}
-
-/// The same for IPv4, which is what the packet filter has.
+/// A rule for IPv4, which is what the packet filter has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Direct {
     // In this order a network comes before those within it.
@@ -95,18 +85,17 @@ impl Direct {
 }
 
 /// The IPv4 part without what another entry includes: the filter's set takes no overlapping elements.
-pub(crate) fn direct(addresses: &[AllowedAddress]) -> Vec<Direct> {
+pub(crate) fn direct(addresses: &[AddressRule]) -> Vec<Direct> {
     let mut all: Vec<Direct> = addresses
         .iter()
         .filter_map(|a| {
-            let IpAddr::V4(network) = a.network else {
+            let IpAddr::V4(network) = a.network.address() else {
                 return None;
             };
-            let prefix = a.prefix.min(32);
             Some(Direct {
                 port: a.port,
-                network: u32::from(network) & mask(prefix),
-                prefix,
+                network: u32::from(network),
+                prefix: a.network.prefix(),
             })
         })
         .collect();
@@ -124,10 +113,9 @@ pub(crate) fn direct(addresses: &[AllowedAddress]) -> Vec<Direct> {
 mod tests {
     use super::*;
 
-    fn allowed(network: &str, prefix: u8, port: u16) -> AllowedAddress {
-        AllowedAddress {
-            network: network.parse().unwrap(),
-            prefix,
+    fn allowed(network: &str, prefix: u8, port: u16) -> AddressRule {
+        AddressRule {
+            network: format!("{network}/{prefix}").parse().unwrap(),
             port,
         }
     }
@@ -141,7 +129,7 @@ mod tests {
             allowed("10.1.2.3", 32, 80),
             allowed("10.128.0.0", 9, 443),
             allowed("2001:db8::", 64, 443),
-            allowed("192.0.2.77", 24, 443),
+            allowed("192.0.2.0", 24, 443),
         ]);
         let shown: Vec<String> = found.iter().map(|d| format!("{d}:{}", d.port())).collect();
         assert_eq!(shown, ["10.1.2.3:80", "10.0.0.0/8:443", "192.0.2.0/24:443"]);
@@ -152,6 +140,27 @@ mod tests {
         let special = |network, prefix| direct(&[allowed(network, prefix, 80)])[0].is_special();
         assert!(!special("0.0.0.0", 0) && !special("168.0.0.0", 8) && !special("172.0.0.0", 8));
         assert!(special("10.0.0.0", 8) && special("10.2.0.0", 16) && special("169.254.169.254", 32));
+    }
+
+    #[test]
+    fn the_policy_has_the_same_special_ranges() {
+        let everything = allowed("0.0.0.0", 0, 80);
+        for (range, prefix) in RESERVED {
+            let first = u32::from(*range);
+            let last = first | !mask(*prefix);
+            for (address, inside) in [
+                (Some(first), true),
+                (Some(last), true),
+                (first.checked_sub(1), false),
+                (last.checked_add(1), false),
+            ] {
+                let Some(address) = address else { continue };
+                let here = direct(&[allowed(&Ipv4Addr::from(address).to_string(), 32, 80)])[0].is_special();
+                let there = !everything.covers(Ipv4Addr::from(address).into());
+                assert_eq!(here, there, "{}", Ipv4Addr::from(address));
+                assert!(here || !inside);
+            }
+        }
     }
 
     #[test]

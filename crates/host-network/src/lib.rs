@@ -42,7 +42,6 @@ mod options;
 mod rules;
 mod slot;
 
-pub use addresses::AllowedAddress;
 pub use denied::{Denied, Protocol};
 pub use error::NetworkError;
 pub use listen::{Redirected, Traffic};

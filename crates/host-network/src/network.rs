@@ -1,6 +1,6 @@
 //! The network of all sandboxes of one instance on this host.
 
-use crate::addresses::{AllowedAddress, Direct, direct};
+use crate::addresses::{Direct, direct};
 use crate::command::{Programs, proc_net, set};
 use crate::listen::{Sockets, plain};
 use crate::names::{Names, is_ours};
@@ -11,6 +11,7 @@ use crate::slot::{Maker, Slot, blocking};
 use crate::{NetworkError, conntrack, namespace};
 use nix::fcntl::{Flock, FlockArg};
 use ostler_domain::SandboxId;
+use ostler_egress::AddressRule;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -41,8 +42,10 @@ pub(crate) struct Inner {
     ports: Ports,
     sockets: Mutex<Option<Sockets>>,
     state: Mutex<State>,
-    /// Held while slots are made and the packet filter is changed: the kernel does one at a time anyway.
-    changing: tokio::sync::Mutex<()>,
+    /// Held while a slot is made: the kernel does one at a time anyway.
+    making: tokio::sync::Mutex<()>,
+    /// Held while the packet filter is changed, so that what is put back is what was there.
+    filter: tokio::sync::Mutex<()>,
     wanted: Notify,
     /// Keeps other servers of the instance away.
     _lock: Flock<File>,
@@ -129,7 +132,8 @@ impl HostNetwork {
             options,
             ports,
             sockets: Mutex::new(Some(sockets)),
-            changing: tokio::sync::Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            filter: tokio::sync::Mutex::default(),
             wanted: Notify::new(),
             _lock: lock_file,
         });
@@ -141,7 +145,7 @@ impl HostNetwork {
     /// Gives a sandbox its slot, with which it may reach `allowed` directly; overlapping entries are fine, IPv6 ones are
     /// left to the proxy. Takes one that was made ahead; if there is none, one is made: a burst is not refused, it
     /// merely waits for the kernel. Fails for a sandbox that has one already. On failure nothing is left.
-    pub async fn acquire(&self, id: SandboxId, allowed: &[AllowedAddress]) -> Result<Slot, NetworkError> {
+    pub async fn acquire(&self, id: SandboxId, allowed: &[AddressRule]) -> Result<Slot, NetworkError> {
         // A task of its own: a caller that gives up must not leave half a slot.
         let (inner, allowed) = (self.inner.clone(), direct(allowed));
         tokio::spawn(async move { inner.acquire(id, allowed).await })
@@ -188,7 +192,8 @@ impl HostNetwork {
     pub async fn close(self) -> Result<(), NetworkError> {
         self.keeper.abort();
         let inner = &self.inner;
-        let _changing = inner.changing.lock().await;
+        let _making = inner.making.lock().await;
+        let _filter = inner.filter.lock().await;
         lock(&inner.state).closed = true;
         loop {
             let Some(slot) = lock(&inner.state).spare.pop_front() else {
@@ -303,7 +308,7 @@ impl Inner {
 
     /// Puts the packet filter back if another program removed it, as restarting the service `nftables` does.
     async fn watch_filter(&self) -> Result<(), NetworkError> {
-        let _changing = self.changing.lock().await;
+        let _filter = self.filter.lock().await;
         let table = self.maker.names.table();
         if lock(&self.state).closed {
             return Ok(());
@@ -329,7 +334,7 @@ impl Inner {
         let slot = if let Some(slot) = ready {
             slot
         } else {
-            let _changing = self.changing.lock().await;
+            let _making = self.making.lock().await;
             self.make().await?
         };
         match self.give(id, &slot, &allowed).await {
@@ -348,7 +353,7 @@ impl Inner {
         // The holder first: a server killed in between finds by it whose the rest is.
         set_alias(slot.index, &id.to_string()).map_err(NetworkError::io("noting the holder of a network"))?;
         if !allowed.is_empty() {
-            let _changing = self.changing.lock().await;
+            let _filter = self.filter.lock().await;
             let interface = slot.interface.clone();
             blocking("letting packets through", move || forward(&interface)).await?;
             let script = rules::elements(&self.maker.names, "add", &slot.interface, allowed);
@@ -375,7 +380,7 @@ impl Inner {
     /// Removes a slot. Its number becomes free only with all of it gone: what were left would be its successor's.
     async fn discard(&self, slot: &Slot, allowed: &[Direct]) -> Result<(), NetworkError> {
         {
-            let _changing = self.changing.lock().await;
+            let _filter = self.filter.lock().await;
             let programs = &self.maker.programs;
             let shown = match allowed {
                 [] => None,
@@ -405,7 +410,7 @@ impl Inner {
         }
     }
 
-    /// Makes one slot, with `changing` held. Numbers go round, so that one is used again as late as possible.
+    /// Makes one slot, with `making` held. Numbers go round, so that one is used again as late as possible.
     async fn make(&self) -> Result<Slot, NetworkError> {
         let routes = proc_net("route").map_err(NetworkError::io("looking at routes"))?;
         let number = self.number(&routes)?;
@@ -439,7 +444,7 @@ impl Inner {
     /// Makes slots until there are enough.
     async fn fill(&self) -> Result<(), NetworkError> {
         while lock(&self.state).spare.len() < self.options.spare {
-            let _changing = self.changing.lock().await;
+            let _making = self.making.lock().await;
             if lock(&self.state).closed {
                 break;
             }

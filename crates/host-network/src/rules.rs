@@ -181,7 +181,7 @@ pub(crate) fn parse(shown: &serde_json::Value) -> BTreeMap<String, Vec<Direct>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AllowedAddress;
+    use ostler_egress::AddressRule;
 
     #[test]
     fn what_nft_shows_is_what_was_added() {
@@ -198,9 +198,8 @@ mod tests {
             {"rule": {"chain": "refuse"}},
         ]});
         let found = parse(&shown);
-        let allowed = |network: &str, prefix, port| AllowedAddress {
-            network: network.parse().unwrap(),
-            prefix,
+        let allowed = |network: &str, prefix: u8, port| AddressRule {
+            network: format!("{network}/{prefix}").parse().unwrap(),
             port,
         };
         let wanted = crate::addresses::direct(&[allowed("11.0.0.0", 8, 443), allowed("192.0.2.1", 32, 5432)]);

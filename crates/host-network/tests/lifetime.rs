@@ -6,7 +6,8 @@ mod common;
 
 use common::{DATABASE, Server, UPLINK, World, on_own_host, sh, tcp, udp};
 use ostler_domain::SandboxId;
-use ostler_host_network::{AllowedAddress, HostNetwork, NetworkError, NetworkOptions};
+use ostler_egress::AddressRule;
+use ostler_host_network::{HostNetwork, NetworkError, NetworkOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -15,10 +16,9 @@ use std::time::{Duration, Instant};
 /// Where the part that is killed finds its state, and what it is to do.
 const VICTIM: &str = "OSTLER_TEST_VICTIM";
 
-fn database() -> AllowedAddress {
-    AllowedAddress {
+fn database() -> AddressRule {
+    AddressRule {
         network: DATABASE.parse().unwrap(),
-        prefix: 32,
         port: 5432,
     }
 }

@@ -8,15 +8,15 @@ use common::{
     DATABASE, MARK, METADATA, Server, UPLINK, WEB, on_own_host, packet, raw, sh, tcp, udp, udp_head,
 };
 use ostler_domain::SandboxId;
-use ostler_host_network::{AllowedAddress, Protocol};
+use ostler_egress::AddressRule;
+use ostler_host_network::Protocol;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-fn allowed(network: &str, prefix: u8, port: u16) -> AllowedAddress {
-    AllowedAddress {
-        network: network.parse().unwrap(),
-        prefix,
+fn allowed(network: &str, prefix: u8, port: u16) -> AddressRule {
+    AddressRule {
+        network: format!("{network}/{prefix}").parse().unwrap(),
         port,
     }
 }

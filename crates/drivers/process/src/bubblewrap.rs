@@ -5,14 +5,15 @@
 //! sandbox and nothing on the host has), since a process of user 0 would be root to the kernel in many places even
 //! without capabilities. Where writable directories of the host are mounted, it runs as their owner instead, since nobody
 //! else could use them. Any other server needs a user namespace anyway; the guest is then user 1000 inside and the
-//! server's user outside, and may make no further user namespaces.
+//! server's user outside. Further user namespaces are forbidden by the filter of system calls.
 
 use crate::layout::SandboxDir;
 use ostler_domain::{NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_host_network::Slot;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the guest sees itself.
@@ -46,7 +47,6 @@ const ETC: &[&str] = &[
     "pki/tls/certs",
     "protocols",
     "python3",
-    "resolv.conf",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",
@@ -128,7 +128,12 @@ pub(crate) fn environment(id: SandboxId, template: &SandboxTemplate, home: &str)
 }
 
 /// Makes what the sandbox sees of its own directory, with the right owner.
-pub(crate) fn prepare(id: SandboxId, dir: &SandboxDir, user: Option<Ids>) -> io::Result<()> {
+pub(crate) fn prepare(
+    id: SandboxId,
+    dir: &SandboxDir,
+    user: Option<Ids>,
+    slot: Option<&Slot>,
+) -> io::Result<()> {
     let (shown, group) = user.map_or((MAPPED_UID, MAPPED_UID), |u| (u.uid, u.gid));
     for (name, mode) in [
         ("run", 0o700),
@@ -136,7 +141,7 @@ pub(crate) fn prepare(id: SandboxId, dir: &SandboxDir, user: Option<Ids>) -> io:
         ("home", 0o700),
         ("tmp", 0o1777),
     ] {
-        let path = dir.join(name);
+        let path = place(dir, name);
         std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         if let Some(user) = user {
             std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
@@ -145,7 +150,8 @@ pub(crate) fn prepare(id: SandboxId, dir: &SandboxDir, user: Option<Ids>) -> io:
     }
     let etc = dir.join("etc");
     std::fs::DirBuilder::new().mode(0o755).create(&etc)?;
-    for (name, text) in [
+    let names = slot.map(|s| ("resolv.conf", format!("nameserver {}\n", s.gateway)));
+    let files = [
         (
             "passwd",
             format!(
@@ -164,11 +170,31 @@ pub(crate) fn prepare(id: SandboxId, dir: &SandboxDir, user: Option<Ids>) -> io:
                 hostname(id)
             ),
         ),
-    ] {
+    ];
+    for (name, text) in files.into_iter().chain(names) {
         std::fs::write(etc.join(name), text)?;
         std::fs::set_permissions(etc.join(name), std::fs::Permissions::from_mode(0o644))?;
     }
     Ok(())
+}
+
+/// Where a directory that the sandbox sees is: its sockets are this server's, its files may be on a disk of their own.
+fn place(dir: &SandboxDir, name: &str) -> PathBuf {
+    if name == "run" {
+        dir.join(name)
+    } else {
+        dir.files().join(name)
+    }
+}
+
+/// The file of a device that a template may name.
+fn device(name: &str) -> PathBuf {
+    Path::new("/dev").join(name)
+}
+
+/// Whether this host has it.
+pub(crate) fn has_device(name: &str) -> bool {
+    name == "kvm" && std::fs::metadata(device(name)).is_ok_and(|m| m.file_type().is_char_device())
 }
 
 impl Bubblewrap {
@@ -188,21 +214,30 @@ impl Bubblewrap {
         dir: &SandboxDir,
         template: &SandboxTemplate,
         guest: &Path,
+        slot: Option<&Slot>,
     ) -> Vec<OsString> {
         let mut args = Arguments::default();
-        args.isolate(self, template.network);
+        // A slot's namespace is entered before.
+        args.isolate(self, template.network != NetworkPolicy::Open && slot.is_none());
         args.add(["--hostname", &hostname(id)]);
-        args.system();
+        args.system(template.network == NetworkPolicy::Open);
+        for name in &template.devices {
+            args.0
+                .extend(["--dev-bind".into(), device(name).into(), device(name).into()]);
+        }
         for (name, target) in [
             ("run", RUN),
             ("workspace", WORKSPACE),
             ("home", HOME),
             ("tmp", "/tmp"),
         ] {
-            args.mount("--bind", dir.join(name), target);
+            args.mount("--bind", place(dir, name), target);
         }
-        args.mount("--bind", dir.join("tmp"), "/var/tmp");
-        for name in ["passwd", "group", "hosts"] {
+        args.mount("--bind", place(dir, "tmp"), "/var/tmp");
+        for name in ["passwd", "group", "hosts"]
+            .into_iter()
+            .chain(slot.map(|_| "resolv.conf"))
+        {
             args.mount("--ro-bind", dir.join("etc").join(name), &format!("/etc/{name}"));
         }
         args.mount("--ro-bind", guest, GUEST);
@@ -218,19 +253,25 @@ impl Bubblewrap {
     }
 
     /// The command inside, before the guest's own arguments.
-    pub(crate) fn command(&self, user: Option<Ids>) -> Vec<OsString> {
+    pub(crate) fn command(&self, user: Option<Ids>, template: &SandboxTemplate) -> Vec<OsString> {
         let mut args = Arguments::default();
         if let (Some(setpriv), Some(user)) = (&self.setpriv, user) {
             let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
             args.0.push(setpriv.into());
-            args.add([
-                "--reuid",
-                &uid,
-                "--regid",
-                &gid,
-                "--clear-groups",
-                "--no-new-privs",
-            ]);
+            args.add(["--reuid", &uid, "--regid", &gid, "--no-new-privs"]);
+            // The groups of its devices, where those are not open to everybody.
+            let groups: Vec<String> = template
+                .devices
+                .iter()
+                .filter_map(|name| std::fs::metadata(device(name)).ok())
+                .filter(|m| m.mode() & 0o006 != 0o006)
+                .map(|m| m.gid().to_string())
+                .collect();
+            if groups.is_empty() {
+                args.add(["--clear-groups"]);
+            } else {
+                args.add(["--groups", &groups.join(",")]);
+            }
             args.add(["--inh-caps=-all", "--bounding-set=-all", "--"]);
         }
         args.add([GUEST]);
@@ -266,14 +307,14 @@ impl Arguments {
     }
 
     /// Namespaces and privileges.
-    pub(crate) fn isolate(&mut self, bubblewrap: &Bubblewrap, network: NetworkPolicy) {
+    pub(crate) fn isolate(&mut self, bubblewrap: &Bubblewrap, own_network: bool) {
         self.add([
             "--unshare-pid",
             "--unshare-ipc",
             "--unshare-uts",
             "--unshare-cgroup-try",
         ]);
-        if network != NetworkPolicy::Open {
+        if own_network {
             self.add(["--unshare-net"]);
         }
         if bubblewrap.setpriv.is_some() {
@@ -298,8 +339,8 @@ impl Arguments {
         self.add(["--as-pid-1", "--new-session"]);
     }
 
-    /// Programs, libraries and the harmless part of /etc.
-    pub(crate) fn system(&mut self) {
+    /// Programs, libraries and the harmless part of /etc, with the host's name servers or without.
+    pub(crate) fn system(&mut self, name_servers: bool) {
         self.add(["--ro-bind", "/usr", "/usr"]);
         for name in ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"] {
             match std::fs::read_link(name) {
@@ -309,7 +350,7 @@ impl Arguments {
                 Err(_) => self.add(["--ro-bind-try", name, name]),
             }
         }
-        for name in ETC {
+        for name in ETC.iter().chain(name_servers.then_some(&"resolv.conf")) {
             let path = format!("/etc/{name}");
             if Path::new(&path).exists() {
                 self.mount("--ro-bind", &path, &path);

@@ -1,15 +1,16 @@
 //! The driver.
 
 use crate::bubblewrap::Bubblewrap;
-use crate::cgroup::{Group, Host, Limits};
 use crate::layout::{Record, SandboxDir, Started};
 use crate::options::{Mode, ProcessOptions};
-use crate::{launch, probe, teardown};
+use crate::{bubblewrap, disk, launch, probe, teardown};
 use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_egress::Policy;
+use ostler_sandbox::cgroup::{Group, Host, Limits};
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
-    connect_socket, mount_refusals, refusals,
+    Usage, connect_socket, mount_refusals, refusals,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
 
 const KIND: DriverKind = DriverKind::Process;
@@ -44,6 +45,8 @@ struct Inner {
     bubblewrap: Result<Bubblewrap, String>,
     host: Host,
     capabilities: Capabilities,
+    /// Places for starts.
+    starts: Semaphore,
     events: broadcast::Sender<DriverEvent>,
     entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
 }
@@ -100,24 +103,30 @@ impl ProcessDriver {
                 Isolation::Process
             },
             networks: match (namespaces, options.host_network) {
-                (true, true) => vec![NetworkPolicy::None, NetworkPolicy::Open],
-                (true, false) => vec![NetworkPolicy::None],
+                (true, true) => vec![NetworkPolicy::None, NetworkPolicy::Filtered, NetworkPolicy::Open],
+                (true, false) => vec![NetworkPolicy::None, NetworkPolicy::Filtered],
                 (false, _) => vec![NetworkPolicy::Open],
             },
             images: false,
             cpu_limit: host.limits_cpu(),
             memory_limit: host.limits_memory(),
-            disk_limit: false,
+            disk_limit: namespaces && disk::missing().is_none(),
             mounts: namespaces,
             pause: host.freezes(),
             snapshot: false,
             machines: false,
             vsock: false,
-            devices: std::collections::BTreeSet::new(),
+            devices: options
+                .devices
+                .iter()
+                .filter(|name| namespaces && bubblewrap::has_device(name))
+                .cloned()
+                .collect(),
             users: false,
             arch: std::env::consts::ARCH.to_owned(),
         };
         let inner = Arc::new(Inner {
+            starts: Semaphore::new(options.starts.max(1)),
             options,
             bubblewrap,
             host,
@@ -199,9 +208,20 @@ impl Inner {
         ids.into_iter().collect()
     }
 
+    async fn teardown(&self, id: SandboxId, grace: Duration) -> Vec<String> {
+        let network = self.options.network.as_deref();
+        teardown::teardown(&self.host, network, &self.dir(id), id, grace).await
+    }
+
     async fn start(self: Arc<Self>, spec: SandboxSpec, _turn: Turn) -> Result<String, DriverError> {
         let id = spec.id;
         let dir = self.dir(id);
+        // Never closed, so that there is always a place in the end.
+        let _place = self
+            .starts
+            .acquire()
+            .await
+            .map_err(|e| Self::failed("start", id, e))?;
         // Before this succeeds nothing is ours to clean up: the sandbox may exist.
         dir.create().map_err(|e| {
             Self::failed(
@@ -226,7 +246,7 @@ impl Inner {
                 Ok(started.guest.pid.to_string())
             }
             Err(error) => {
-                for failure in teardown::teardown(&self.host, &dir, id, Duration::ZERO).await {
+                for failure in self.teardown(id, Duration::ZERO).await {
                     tracing::warn!(sandbox = %id, failure, "cleaning up after a failed start");
                 }
                 lock(&self.entries).remove(&id);
@@ -254,8 +274,22 @@ impl Inner {
             },
         )?;
         let guest = &self.options.guest;
+        if let Some(megabytes) = spec.template.disk_mb {
+            disk::make(dir, megabytes).await?;
+        }
+        let slot = match &self.options.network {
+            Some(network) if spec.template.network == NetworkPolicy::Filtered => {
+                let policy = Policy::compile(&spec.template.egress).map_err(std::io::Error::other)?;
+                let slot = network.acquire(id, policy.addresses()).await;
+                Some(slot.map_err(std::io::Error::other)?)
+            }
+            _ => None,
+        };
         match &self.bubblewrap {
-            Ok(bubblewrap) => launch::namespaces(bubblewrap, id, &spec.template, guest, dir, &group).await,
+            Ok(bubblewrap) => {
+                let template = &spec.template;
+                launch::namespaces(bubblewrap, id, template, guest, dir, &group, slot.as_ref()).await
+            }
             Err(_) => launch::plain(id, &spec.template, guest, dir, &group).await,
         }
     }
@@ -358,6 +392,24 @@ impl Driver for ProcessDriver {
                         .into()
                 },
             },
+            Finding {
+                subject: "filtered network".into(),
+                ok: inner.options.network.is_some(),
+                detail: if inner.options.network.is_some() {
+                    "an interface behind the packet filter of this instance".into()
+                } else {
+                    "the proxy is the only way out: run the server as root, with iproute2 and nftables installed, for \
+                     interfaces behind a packet filter"
+                        .into()
+                },
+            },
+            Finding {
+                subject: "disk limits".into(),
+                ok: disk::missing().is_none(),
+                detail: disk::missing()
+                    .unwrap_or("by a disk image per sandbox that asks for one")
+                    .into(),
+            },
             probe::guest(&inner.options).await,
         ]
     }
@@ -392,7 +444,7 @@ impl Driver for ProcessDriver {
             let entry = inner.entry(id);
             let _turn = entry.turn.lock().await;
             entry.stop_watching();
-            let failures = teardown::teardown(&inner.host, &inner.dir(id), id, grace).await;
+            let failures = inner.teardown(id, grace).await;
             if failures.is_empty() {
                 lock(&inner.entries).remove(&id);
                 return Ok(());
@@ -422,6 +474,17 @@ impl Driver for ProcessDriver {
         self.inner.freeze(id, false).await
     }
 
+    async fn usage(&self, id: SandboxId) -> Result<Usage, DriverError> {
+        if self.inner.status(id) == DriverStatus::Gone {
+            return Err(DriverError::NotFound { driver: KIND, id });
+        }
+        let mut usage = self.inner.group(id).usage();
+        let counters = self.inner.options.network.as_ref().and_then(|n| n.counters(id));
+        usage.received_bytes = counters.map(|c| c.received);
+        usage.sent_bytes = counters.map(|c| c.sent);
+        Ok(usage)
+    }
+
     fn events(&self) -> broadcast::Receiver<DriverEvent> {
         self.inner.events.subscribe()
     }
@@ -434,6 +497,12 @@ impl Driver for ProcessDriver {
         }
         let mut reasons = refusals(KIND, &can, template);
         reasons.extend(mount_refusals(template, &self.inner.options.state_dir));
+        if let Err(e) = Policy::compile(&template.egress) {
+            reasons.push(e.to_string());
+        }
+        if template.disk_mb.is_some_and(|mb| mb < disk::LEAST_MB) {
+            reasons.push(format!("a disk of less than {} MiB", disk::LEAST_MB));
+        }
         let any = SandboxId::from_u128(0);
         match &self.inner.bubblewrap {
             // Whatever the id will be, only the mounts can be refused.

@@ -1,11 +1,12 @@
 //! Starting bubblewrap (or a plain guest) detached from this process.
 
 use crate::bubblewrap::{self, Bubblewrap};
-use crate::cgroup::Group;
 use crate::identity::{Identity, boot_id, stat};
 use crate::layout::{SandboxDir, Started};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ostler_domain::{SandboxId, SandboxTemplate};
+use ostler_host_network::Slot;
+use ostler_sandbox::cgroup::Group;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -30,28 +31,37 @@ pub(crate) async fn namespaces(
     guest: &Path,
     dir: &SandboxDir,
     group: &Group,
+    slot: Option<&Slot>,
 ) -> io::Result<Started> {
     let user = bubblewrap.user(id, template).map_err(io::Error::other)?;
-    bubblewrap::prepare(id, dir, user)?;
-    let arguments = arguments_file(bubblewrap.arguments(id, dir, template, guest))?;
+    bubblewrap::prepare(id, dir, user, slot)?;
+    let arguments = arguments_file(bubblewrap.arguments(id, dir, template, guest, slot))?;
+    let filter = memory_file("filter", &crate::seccomp::program())?;
+    let network = slot.map(|s| File::open(&s.namespace)).transpose()?;
     let (info, info_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let status = append(dir, "bwrap.json")?;
 
     let mut command = Command::new(&bubblewrap.program);
     command
         .args(["--args", &arguments.as_raw_fd().to_string()])
+        .args(["--seccomp", &filter.as_raw_fd().to_string()])
         .args(["--info-fd", &info_end.as_raw_fd().to_string()])
         .args(["--json-status-fd", &status.as_raw_fd().to_string(), "--"])
-        .args(bubblewrap.command(user))
+        .args(bubblewrap.command(user, template))
         .args(crate::driver::guest_arguments(
             Path::new(bubblewrap::RUN),
             Path::new(bubblewrap::WORKSPACE),
         ))
         .env_clear()
         .env(crate::plain::MARKER, id.to_string());
-    let passed = [arguments.as_raw_fd(), info_end.as_raw_fd(), status.as_raw_fd()];
-    let mut child = spawn(command, dir, group, passed.to_vec())?;
-    drop((arguments, info_end, status));
+    let passed = [
+        arguments.as_raw_fd(),
+        filter.as_raw_fd(),
+        info_end.as_raw_fd(),
+        status.as_raw_fd(),
+    ];
+    let mut child = spawn(command, dir, group, passed.to_vec(), network)?;
+    drop((arguments, filter, info_end, status));
 
     let first = first_process(info, &mut child, dir).await;
     let monitor = child.id().and_then(|pid| Identity::of(pid as i32));
@@ -89,7 +99,7 @@ pub(crate) async fn plain(
         .env("TMPDIR", dir.join("tmp"))
         .envs(bubblewrap::environment(id, template, &home))
         .current_dir(dir.join("workspace"));
-    let child = spawn(command, dir, group, Vec::new())?;
+    let child = spawn(command, dir, group, Vec::new(), None)?;
     let guest = child.id().and_then(|pid| Identity::of(pid as i32));
     reap(child, Some(dir.clone()));
     let guest = guest.ok_or_else(|| ended(dir))?;
@@ -103,8 +113,15 @@ pub(crate) async fn plain(
     Ok(started)
 }
 
-/// Spawns in a session and in the cgroups of the sandbox, with the descriptors in `passed` and no others.
-fn spawn(mut command: Command, dir: &SandboxDir, group: &Group, passed: Vec<RawFd>) -> io::Result<Child> {
+/// Spawns in a session, in the cgroups of the sandbox and in a network namespace if one is given, with the descriptors in
+/// `passed` and no others.
+fn spawn(
+    mut command: Command,
+    dir: &SandboxDir,
+    group: &Group,
+    passed: Vec<RawFd>,
+    network: Option<File>,
+) -> io::Result<Child> {
     let log = append(dir, "log")?;
     command
         .stdin(Stdio::null())
@@ -122,6 +139,9 @@ fn spawn(mut command: Command, dir: &SandboxDir, group: &Group, passed: Vec<RawF
             (&mut &*procs).write_all(b"0")?;
         }
         nix::unistd::setsid()?;
+        if let Some(network) = &network {
+            nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        }
         // Where no namespace holds them, orphans stay below the guest and can be found there.
         nix::sys::prctl::set_child_subreaper(true)?;
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
@@ -213,13 +233,18 @@ fn append(dir: &SandboxDir, name: &str) -> io::Result<File> {
 
 /// The arguments in an unnamed file, each ended by a zero byte.
 fn arguments_file(arguments: Vec<OsString>) -> io::Result<File> {
-    let mut file = File::from(memfd_create("arguments", MFdFlags::MFD_CLOEXEC)?);
     let mut bytes = Vec::new();
     for argument in arguments {
         bytes.extend_from_slice(argument.as_bytes());
         bytes.push(0);
     }
-    file.write_all(&bytes)?;
+    memory_file("arguments", &bytes)
+}
+
+/// An unnamed file, to be read from its beginning.
+fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
 }

@@ -64,6 +64,17 @@ impl SandboxDir {
         self.0.join(name)
     }
 
+    /// Where the sandbox's own files are: on a disk of their own where their size is limited.
+    pub(crate) fn files(&self) -> PathBuf {
+        let disk = self.disk();
+        if disk.is_dir() { disk } else { self.0.clone() }
+    }
+
+    /// Mount point of the disk.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.0.join("disk")
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.0.join("run").join(SOCKET)
     }

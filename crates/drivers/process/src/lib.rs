@@ -11,13 +11,13 @@
 //!                  log            standard error of bubblewrap and the guest
 //!                  etc/           the few files of /etc that are made for the sandbox
 //!                  run/           /run/ostler: the guest's sockets
-//!                  workspace/ home/ tmp/
+//!                  workspace/ home/ tmp/   or disk.img with disk/, where the size of these three is limited
 //! ```
 //!
 //! Where bubblewrap is absent or does not work, sandboxes are plain processes and the capabilities say so.
 
 mod bubblewrap;
-mod cgroup;
+mod disk;
 mod driver;
 mod identity;
 mod launch;
@@ -25,6 +25,7 @@ mod layout;
 mod options;
 mod plain;
 mod probe;
+mod seccomp;
 mod teardown;
 
 pub use driver::ProcessDriver;

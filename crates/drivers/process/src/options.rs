@@ -1,6 +1,9 @@
 //! What the driver is made with.
 
+use ostler_host_network::HostNetwork;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How sandboxes are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,7 +18,7 @@ pub enum Mode {
 }
 
 /// What the driver is made with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ProcessOptions {
     /// Separates installations on one host: 1 to 40 of `a-z`, `0-9`, `-` and `_`. Part of the cgroups' names.
     pub instance: String,
@@ -33,10 +36,18 @@ pub struct ProcessOptions {
     /// Offers the network policy `open`, which is this host's own network with all that listens on its loopback.
     /// Plain processes have it whatever is said here.
     pub host_network: bool,
+    /// Gives sandboxes with a filtered network an interface. Without it they have the loopback alone, and the proxy that
+    /// the guest offers there is their only way out.
+    pub network: Option<Arc<HostNetwork>>,
+    /// Devices of this host that a template may ask for. Only `kvm` is of use to programs without privileges: `fuse`
+    /// takes mounts and `net-tun` the right to configure interfaces, which no program in a sandbox has.
+    pub devices: BTreeSet<String>,
+    /// Most sandboxes that are being started at once.
+    pub starts: usize,
 }
 
 impl ProcessOptions {
-    /// Options with defaults: automatic mode, 4096 processes, limits required.
+    /// Options with defaults: automatic mode, 4096 processes, limits required, no interfaces, no devices, 4 starts at once.
     pub fn new(
         instance: impl Into<String>,
         state_dir: impl Into<PathBuf>,
@@ -50,6 +61,9 @@ impl ProcessOptions {
             max_processes: 4096,
             without_limits: false,
             host_network: true,
+            network: None,
+            devices: BTreeSet::new(),
+            starts: 4,
         }
     }
 

@@ -2,7 +2,6 @@
 
 use crate::bubblewrap::{Arguments, Bubblewrap};
 use crate::options::ProcessOptions;
-use ostler_domain::NetworkPolicy;
 use ostler_sandbox::Finding;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -30,8 +29,8 @@ pub(crate) async fn bubblewrap() -> Result<Bubblewrap, String> {
         disables_userns: at_least(&version, (0, 8)),
     };
     let mut trial = Arguments::default();
-    trial.isolate(&found, NetworkPolicy::None);
-    trial.system();
+    trial.isolate(&found, true);
+    trial.system(false);
     trial.add(["--remount-ro", "/", "--", "/usr/bin/true"]);
     let done = output(Command::new(&found.program).args(trial.0)).await?;
     if done.status.success() {
@@ -76,7 +75,7 @@ async fn output(command: &mut Command) -> Result<Output, String> {
     }
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|dir| dir.join(name))

@@ -1,9 +1,10 @@
 //! The end of a sandbox: every step is tried, whatever became of those before it.
 
-use crate::cgroup::{Group, Host};
 use crate::layout::SandboxDir;
 use nix::sys::signal::Signal;
 use ostler_domain::SandboxId;
+use ostler_host_network::HostNetwork;
+use ostler_sandbox::cgroup::{Group, Host};
 use std::time::Duration;
 
 /// How long the kernel gets to end killed processes.
@@ -12,7 +13,13 @@ const DEATH_LIMIT: Duration = Duration::from_secs(10);
 const THAW_LIMIT: Duration = Duration::from_secs(1);
 
 /// Ends and removes everything. Returns what could not be done.
-pub(crate) async fn teardown(host: &Host, dir: &SandboxDir, id: SandboxId, grace: Duration) -> Vec<String> {
+pub(crate) async fn teardown(
+    host: &Host,
+    network: Option<&HostNetwork>,
+    dir: &SandboxDir,
+    id: SandboxId,
+    grace: Duration,
+) -> Vec<String> {
     let mut failures = Vec::new();
     let record = dir.record();
     let mut dirs = host.group(&id.to_string()).dirs().to_vec();
@@ -44,7 +51,6 @@ pub(crate) async fn teardown(host: &Host, dir: &SandboxDir, id: SandboxId, grace
     }
 
     let known: Vec<_> = started.iter().flat_map(|s| [s.guest, s.monitor]).collect();
-    let path = dir.path().to_owned();
     let work = tokio::task::spawn_blocking(move || {
         let mut failures = Vec::new();
         let mut note = |what: &str, result: std::io::Result<()>| {
@@ -81,12 +87,27 @@ pub(crate) async fn teardown(host: &Host, dir: &SandboxDir, id: SandboxId, grace
             }
         }
         note("removing its cgroup", group.remove(DEATH_LIMIT));
-        note("removing its files", ostler_sandbox::remove_tree(&path));
         failures
     });
     match work.await {
         Ok(more) => failures.extend(more),
         Err(e) => failures.push(e.to_string()),
+    }
+    if let Some(network) = network
+        && let Err(e) = network.release(id).await
+    {
+        failures.push(format!("removing its network: {e}"));
+        // The directory is what a later server finds the rest by.
+        return failures;
+    }
+    let dir = dir.clone();
+    let files = tokio::task::spawn_blocking(move || {
+        crate::disk::unmount(&dir)?;
+        ostler_sandbox::remove_tree(dir.path())
+    });
+    let files = files.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    if let Err(e) = files {
+        failures.push(format!("removing its files: {e}"));
     }
     failures
 }

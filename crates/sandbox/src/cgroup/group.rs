@@ -12,25 +12,28 @@ const STEP: Duration = Duration::from_millis(2);
 
 /// The directories of one sandbox, one per hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Group {
+pub struct Group {
     dirs: Vec<PathBuf>,
 }
 
 impl Group {
-    pub(crate) fn new(dirs: Vec<PathBuf>) -> Self {
+    /// The group of these directories, whether they exist or not.
+    pub fn new(dirs: Vec<PathBuf>) -> Self {
         Self { dirs }
     }
 
-    pub(crate) fn dirs(&self) -> &[PathBuf] {
+    /// Its directories.
+    pub fn dirs(&self) -> &[PathBuf] {
         &self.dirs
     }
 
-    pub(crate) fn exists(&self) -> bool {
+    /// Whether any of them is there.
+    pub fn exists(&self) -> bool {
         self.dirs.iter().any(|d| d.is_dir())
     }
 
     /// Every process in it.
-    pub(crate) fn processes(&self) -> BTreeSet<i32> {
+    pub fn processes(&self) -> BTreeSet<i32> {
         self.dirs
             .iter()
             .filter_map(|d| std::fs::read_to_string(d.join("cgroup.procs")).ok())
@@ -39,7 +42,7 @@ impl Group {
     }
 
     /// Whether the kernel ended one of its processes because memory ran out.
-    pub(crate) fn out_of_memory(&self) -> bool {
+    pub fn out_of_memory(&self) -> bool {
         self.dirs.iter().any(|d| {
             ["memory.events", "memory.oom_control"]
                 .iter()
@@ -49,7 +52,7 @@ impl Group {
     }
 
     /// Freezes or thaws all processes and waits until the kernel says so, at most `limit`.
-    pub(crate) fn freeze(&self, frozen: bool, limit: Duration) -> io::Result<()> {
+    pub fn freeze(&self, frozen: bool, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
         let mut able = false;
         for dir in &self.dirs {
@@ -82,7 +85,7 @@ impl Group {
     }
 
     /// Kills every process and waits until none is left, at most `limit`.
-    pub(crate) fn kill(&self, limit: Duration) -> io::Result<()> {
+    pub fn kill(&self, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
         while !self.processes().is_empty() {
             let atomic = self
@@ -118,7 +121,7 @@ impl Group {
     }
 
     /// Removes the directories, which must hold no process.
-    pub(crate) fn remove(&self, limit: Duration) -> io::Result<()> {
+    pub fn remove(&self, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
         for dir in &self.dirs {
             loop {

@@ -9,15 +9,18 @@ const CPU_PERIOD: u64 = 100_000;
 
 /// What a sandbox may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
-    pub(crate) cpus: u32,
-    pub(crate) memory_bytes: u64,
-    pub(crate) processes: u32,
+pub struct Limits {
+    /// CPUs' worth of time.
+    pub cpus: u32,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
 }
 
 /// The hierarchies in which this process may make groups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Host {
+pub struct Host {
     hierarchies: Vec<Hierarchy>,
 }
 
@@ -36,7 +39,7 @@ struct Hierarchy {
 
 impl Host {
     /// Looks at this host's mounts. A hierarchy is usable when a directory can be made in it.
-    pub(crate) fn discover(instance: &str) -> Self {
+    pub fn discover(instance: &str) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self::from_mounts(instance, &mounts, &own)
@@ -62,24 +65,28 @@ impl Host {
         Self { hierarchies }
     }
 
-    pub(crate) fn limits_cpu(&self) -> bool {
+    /// Whether CPU time can be limited.
+    pub fn limits_cpu(&self) -> bool {
         self.hierarchies.iter().any(|h| h.cpu)
     }
 
-    pub(crate) fn limits_memory(&self) -> bool {
+    /// Whether memory can be limited.
+    pub fn limits_memory(&self) -> bool {
         self.hierarchies.iter().any(|h| h.memory)
     }
 
-    pub(crate) fn limits_processes(&self) -> bool {
+    /// Whether the number of processes can be limited.
+    pub fn limits_processes(&self) -> bool {
         self.hierarchies.iter().any(|h| h.pids)
     }
 
-    pub(crate) fn freezes(&self) -> bool {
+    /// Whether groups can be frozen.
+    pub fn freezes(&self) -> bool {
         self.hierarchies.iter().any(|h| h.freezer)
     }
 
     /// Where the groups are, for people.
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         let describe = |h: &Hierarchy| {
             let controllers = [
                 (h.cpu, "cpu"),
@@ -106,12 +113,12 @@ impl Host {
     }
 
     /// The group of the sandbox with this name, whether it exists or not.
-    pub(crate) fn group(&self, name: &str) -> Group {
+    pub fn group(&self, name: &str) -> Group {
         Group::new(self.hierarchies.iter().map(|h| h.parent.join(name)).collect())
     }
 
     /// The names of all groups of this instance.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         self.hierarchies
             .iter()
             .filter_map(|h| std::fs::read_dir(&h.parent).ok())
@@ -123,7 +130,7 @@ impl Host {
     }
 
     /// Makes the group and sets its limits, as far as the host can.
-    pub(crate) fn create(&self, name: &str, limits: Limits) -> io::Result<Group> {
+    pub fn create(&self, name: &str, limits: Limits) -> io::Result<Group> {
         for hierarchy in &self.hierarchies {
             hierarchy
                 .create(name, limits)
@@ -239,7 +246,9 @@ fn first_version(instance: &str, base: &Path, options: &str) -> Option<Hierarchy
         pids: has("pids"),
         freezer: has("freezer"),
     };
-    if !(hierarchy.cpu || hierarchy.memory || hierarchy.pids || hierarchy.freezer) {
+    // Where CPU time and disk use are only counted, they are worth a group too.
+    let counts = has("cpuacct") || has("blkio");
+    if !(hierarchy.cpu || hierarchy.memory || hierarchy.pids || hierarchy.freezer || counts) {
         return None;
     }
     let parent = hierarchy.parent.clone();

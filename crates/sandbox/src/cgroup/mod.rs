@@ -5,6 +5,7 @@
 
 mod group;
 mod host;
+mod usage;
 
-pub(crate) use group::Group;
-pub(crate) use host::{Host, Limits};
+pub use group::Group;
+pub use host::{Host, Limits};

@@ -1,0 +1,144 @@
+//! System calls that no program in a sandbox may make.
+//!
+//! A list of what is forbidden, in the spirit of container engines' defaults: what makes or enters namespaces (which would
+//! give a program rights in the kernel that it has nowhere else), what mounts, what loads code into the kernel, what
+//! changes the whole host, and interfaces whose bugs have been the usual ways out. Most of it would be refused anyway
+//! without privileges; the filter keeps it refused where the kernel's own check has a hole.
+//!
+//! Written as a filter program by hand: it is a dozen lines, while a library would bring its own language for them and
+//! cannot say that the calls of another ABI (32 bit, x32), whose numbers differ, are refused as a whole.
+
+use libc::{
+    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_JUMP, BPF_K, BPF_LD, BPF_RET, BPF_STMT, BPF_W,
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, sock_filter,
+};
+
+/// Offsets in the kernel's `seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+/// The lower half of the first argument, on machines with the lower byte first.
+const FIRST_ARGUMENT: u32 = 16;
+
+/// Every flag of `clone` that makes a namespace.
+const NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+/// From this number on a call is of the x32 ABI.
+#[cfg(target_arch = "x86_64")]
+const X32: u32 = 0x4000_0000;
+
+#[cfg(target_arch = "x86_64")]
+const THIS_ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const THIS_ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// Answered with "not permitted".
+const FORBIDDEN: &[libc::c_long] = &[
+    // Namespaces and mounts.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    // Code in the kernel.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_kexec_file_load,
+    libc::SYS_bpf,
+    // The whole host.
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_settimeofday,
+    libc::SYS_adjtimex,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_lookup_dcookie,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    // Shared with other sandboxes, or known for their bugs.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// The filter as the kernel takes it.
+pub(crate) fn program() -> Vec<u8> {
+    let answer = |code: i32| SECCOMP_RET_ERRNO | code as u32;
+    let mut all: Vec<sock_filter> = Vec::new();
+    let load = |all: &mut Vec<sock_filter>, offset| {
+        // SAFETY: both only fill in a structure of numbers.
+        all.push(unsafe { BPF_STMT((BPF_LD | BPF_W | BPF_ABS) as u16, offset) });
+    };
+    let end = |all: &mut Vec<sock_filter>, with| {
+        // SAFETY: as above.
+        all.push(unsafe { BPF_STMT((BPF_RET | BPF_K) as u16, with) });
+    };
+    // Compares what was loaded; skips the next instruction where it does not agree, or where it does.
+    let unless = |all: &mut Vec<sock_filter>, test, with, negated: bool| {
+        let (yes, no) = if negated { (1, 0) } else { (0, 1) };
+        // SAFETY: as above.
+        all.push(unsafe { BPF_JUMP((BPF_JMP | test | BPF_K) as u16, with, yes, no) });
+    };
+    load(&mut all, ARCHITECTURE);
+    unless(&mut all, BPF_JEQ, THIS_ARCHITECTURE, true);
+    end(&mut all, answer(libc::ENOSYS));
+    load(&mut all, NUMBER);
+    #[cfg(target_arch = "x86_64")]
+    {
+        unless(&mut all, BPF_JGE, X32, false);
+        end(&mut all, answer(libc::ENOSYS));
+    }
+    // Its flags are in memory, where a filter cannot look; programs then turn to `clone`.
+    unless(&mut all, BPF_JEQ, libc::SYS_clone3 as u32, false);
+    end(&mut all, answer(libc::ENOSYS));
+    for number in FORBIDDEN {
+        unless(&mut all, BPF_JEQ, *number as u32, false);
+        end(&mut all, answer(libc::EPERM));
+    }
+    unless(&mut all, BPF_JEQ, libc::SYS_clone as u32, false);
+    let jump = all.len();
+    end(&mut all, 0);
+    end(&mut all, SECCOMP_RET_ALLOW);
+    // Where `clone` is called the flags decide.
+    // SAFETY: as above.
+    all[jump] = unsafe { BPF_STMT((BPF_JMP | libc::BPF_JA) as u16, 1) };
+    load(&mut all, FIRST_ARGUMENT);
+    unless(&mut all, BPF_JSET, NAMESPACES, false);
+    end(&mut all, answer(libc::EPERM));
+    end(&mut all, SECCOMP_RET_ALLOW);
+    let mut bytes = Vec::with_capacity(all.len() * size_of::<sock_filter>());
+    for instruction in all {
+        bytes.extend(instruction.code.to_ne_bytes());
+        bytes.extend([instruction.jt, instruction.jf]);
+        bytes.extend(instruction.k.to_ne_bytes());
+    }
+    bytes
+}
