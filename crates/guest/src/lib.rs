@@ -15,6 +15,7 @@ mod exec;
 mod files;
 mod output;
 mod processes;
+mod relay;
 mod renew;
 mod serve;
 mod service;
@@ -23,6 +24,7 @@ mod terminal;
 mod tool;
 mod tunnels;
 
+pub use relay::relay;
 pub use serve::{Options, serve};
 pub use supervisor::supervise;
 pub use tool::call_tool;

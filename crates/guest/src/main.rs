@@ -4,7 +4,7 @@ use ostler_guest::{Options, TOOLS};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: ostler-guest --run DIR --workspace DIR | --version";
+const USAGE: &str = "usage: ostler-guest --run DIR --workspace DIR | connect SOCKET | --version";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -28,22 +28,27 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["supervise", status, "--", ..] => ostler_guest::supervise(status, &arguments[3..]),
+        ["connect", socket] => code(ostler_guest::relay(Path::new(socket))),
         ["--run", _, "--workspace", _] => {
             let options = Options {
                 run: PathBuf::from(&arguments[1]),
                 workspace: PathBuf::from(&arguments[3]),
             };
-            match ostler_guest::serve(&options) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("ostler-guest: {error}");
-                    ExitCode::FAILURE
-                }
-            }
+            code(ostler_guest::serve(&options))
         }
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn code(done: std::io::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ostler-guest: {error}");
+            ExitCode::FAILURE
         }
     }
 }
