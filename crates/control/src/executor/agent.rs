@@ -8,8 +8,9 @@ use crate::conflict::{is_lost_race, retry_on_conflict};
 use ostler_agents::{AgentExit, AgentInvocation, AgentKind, AgentReport, ApiAccess, ModelApi};
 use ostler_domain::{AgentSpec, RunKind, RunOutcome, RunStatus, Subtask, Usage};
 use ostler_gateway::Upstream;
+use ostler_sandbox::worker::{WORKER_ID, WORKER_TYPE, WorkerAuth, WorkerConfig, WorkerPolicy};
 use ostler_store::{AgentSession, Change, Filter, Op, StoreExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -141,7 +142,10 @@ impl Attempt<'_> {
             ("OSTLER_AGENT_KIND".to_owned(), spec.kind.clone()),
             ("OSTLER_ATTEMPT".to_owned(), submitted.ordinal.to_string()),
             ("OSTLER_ROLE".to_owned(), submitted.kind.to_string()),
+            (WORKER_ID.to_owned(), submitted.id.to_string()),
+            (WORKER_TYPE.to_owned(), submitted.kind.to_string()),
         ]);
+        env.extend(self.worker(spec)?);
         if let Some(task) = submitted.task_id {
             env.insert("OSTLER_TASK_ID".to_owned(), task.to_string());
         }
@@ -163,6 +167,31 @@ impl Attempt<'_> {
         };
         env.extend(issue.map(|issue| ("OSTLER_ISSUE_ID".to_owned(), issue)));
         Ok(env)
+    }
+
+    /// What its configuration as a worker says. Nothing of the host is opened for it here: mounts are a matter of the pool.
+    fn worker(&self, spec: &AgentSpec) -> Result<BTreeMap<String, String>, Interrupt> {
+        let gateway = &self.place.gateway_url;
+        if self.executor.agents.is_none() || gateway.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let submitted = &self.run.submitted;
+        let worker = WorkerConfig {
+            worker_id: submitted.id.to_string(),
+            worker_type: submitted.kind.to_string(),
+            agent_kind: spec.kind.clone(),
+            // Connections to that address of the sandbox end at the server.
+            server_url: gateway.clone(),
+            auth: WorkerAuth::ApiKey {
+                gateway: gateway.clone(),
+            },
+            capabilities: BTreeSet::new(),
+            home: self.place.home.clone(),
+        };
+        match worker.setup(&WorkerPolicy::closed("/")) {
+            Ok(setup) => Ok(setup.env),
+            Err(refused) => Err(Interrupt::Failed(refused.to_string())),
+        }
     }
 
     /// Whose conversation it is.

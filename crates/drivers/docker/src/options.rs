@@ -85,6 +85,20 @@ impl DockerOptions {
         }
     }
 
+    /// The usual path of a device by the name that templates give it: `kvm`, `fuse`, `net-tun`, `vhost-net`, `vhost-vsock`,
+    /// or any other directly in `/dev`. `None` for what is no name.
+    pub fn device_path(name: &str) -> Option<String> {
+        let plain = !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let path = match name {
+            "net-tun" => "net/tun",
+            name => name,
+        };
+        plain.then(|| format!("/dev/{path}"))
+    }
+
     /// Whether the instance name can be part of a container's name and of a file name everywhere.
     pub(crate) fn instance_is_valid(&self) -> bool {
         (1..=40).contains(&self.instance.len())
@@ -92,5 +106,20 @@ impl DockerOptions {
                 .instance
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DockerOptions;
+
+    #[test]
+    fn devices_are_names_and_no_paths() {
+        let path = |name| DockerOptions::device_path(name);
+        assert_eq!(path("kvm").as_deref(), Some("/dev/kvm"));
+        assert_eq!(path("net-tun").as_deref(), Some("/dev/net/tun"));
+        for bad in ["", "../etc", "mem/x", "a b"] {
+            assert_eq!(path(bad), None, "{bad}");
+        }
     }
 }
