@@ -3,6 +3,7 @@
 mod access;
 mod agents;
 mod fleet;
+mod images;
 mod projects;
 mod runs;
 mod subtasks;
