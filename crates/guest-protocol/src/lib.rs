@@ -3,6 +3,8 @@
 //! Everything here is generated from `proto/guest.proto`, which also holds the documentation. The file is append-only;
 //! the test `published` fails when something that has been published is changed.
 
+pub mod port;
+
 /// Newest generation of the protocol in this build, told by `Health`.
 pub const GENERATION: u32 = 2;
 

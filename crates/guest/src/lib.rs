@@ -13,17 +13,21 @@
 
 mod exec;
 mod files;
+mod init;
 mod output;
 mod processes;
 mod relay;
 mod renew;
+mod serial;
 mod serve;
 mod service;
 mod supervisor;
 mod terminal;
 mod tool;
 mod tunnels;
+mod vsock;
 
+pub use init::{init, power_off};
 pub use relay::relay;
 pub use serve::{Options, serve};
 pub use supervisor::supervise;

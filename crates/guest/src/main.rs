@@ -18,6 +18,10 @@ fn main() -> ExitCode {
     if TOOLS.contains(&name.as_str()) {
         return ostler_guest::call_tool(&name, &arguments);
     }
+    // What the kernel of a virtual machine starts, with whatever words it did not understand.
+    if name == "init" && std::process::id() == 1 {
+        ostler_guest::init();
+    }
     let words: Vec<&str> = arguments
         .iter()
         .map(|word| word.to_str().unwrap_or_default())
@@ -33,8 +37,21 @@ fn main() -> ExitCode {
             let options = Options {
                 run: PathBuf::from(&arguments[1]),
                 workspace: PathBuf::from(&arguments[3]),
+                port: None,
+                vsock: None,
             };
             code(ostler_guest::serve(&options))
+        }
+        ["--run", _, "--workspace", _, way @ ("--port" | "--vsock"), name] => {
+            let options = Options {
+                run: PathBuf::from(&arguments[1]),
+                workspace: PathBuf::from(&arguments[3]),
+                port: (way == "--port").then(|| name.to_owned()),
+                vsock: name.parse().ok().filter(|_| way == "--vsock"),
+            };
+            code(ostler_guest::serve(&options));
+            // The end of the first process would be a panic of the kernel.
+            ostler_guest::power_off()
         }
         _ => {
             eprintln!("{USAGE}");

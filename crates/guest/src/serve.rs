@@ -3,7 +3,7 @@
 use crate::exec::{Execs, tools};
 use crate::service::Service;
 use crate::tunnels::Tunnels;
-use crate::{CONTROL_SOCKET, TOOLS};
+use crate::{CONTROL_SOCKET, TOOLS, serial, vsock};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::prctl::set_child_subreaper;
@@ -13,6 +13,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,10 @@ pub struct Options {
     pub run: PathBuf,
     /// Where programs start unless told otherwise; made if missing.
     pub workspace: PathBuf,
+    /// Name of the serial port over which the server comes, in a virtual machine.
+    pub port: Option<String>,
+    /// vsock port on which the server comes instead, in a virtual machine that has such a device.
+    pub vsock: Option<u32>,
 }
 
 /// Serves until it is asked to end, by the protocol or by SIGTERM or SIGINT. All programs end with it. Fails if the
@@ -77,6 +82,8 @@ async fn run(options: &Options) -> io::Result<()> {
     let socket = listen(&run.join(SOCKET))?;
     tokio::select! {
         never = accept(socket, &service) => never,
+        never = accept_port(options.port.as_deref(), &service) => never,
+        never = accept_vsock(options.vsock, &service) => never,
         never = execs.reap() => never,
         () = service.end.cancelled() => {
             tokio::time::sleep(LAST_WORDS).await;
@@ -128,22 +135,52 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 async fn accept(socket: UnixListener, service: &Service) -> io::Result<()> {
-    let server = GuestServer::new(service.clone())
-        .max_decoding_message_size(MESSAGE)
-        .max_encoding_message_size(MESSAGE);
+    let server = server(service);
     loop {
         let Ok((stream, _)) = socket.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let service = TowerToHyperService::new(server.clone());
-        tokio::spawn(async move {
-            // A client that breaks the connection has its reasons; the guest goes on.
-            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+        tokio::spawn(connection(stream, server.clone()));
     }
+}
+
+async fn accept_port(port: Option<&str>, service: &Service) -> io::Result<()> {
+    let Some(port) = port else {
+        return std::future::pending().await;
+    };
+    let server = server(service);
+    serial::accept(port, |stream| {
+        tokio::spawn(connection(stream, server.clone()));
+    })
+    .await
+}
+
+async fn accept_vsock(port: Option<u32>, service: &Service) -> io::Result<()> {
+    let Some(port) = port else {
+        return std::future::pending().await;
+    };
+    let server = server(service);
+    vsock::accept(port, |stream| {
+        tokio::spawn(connection(stream, server.clone()));
+    })
+    .await
+}
+
+fn server(service: &Service) -> GuestServer<Service> {
+    GuestServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE)
+        .max_encoding_message_size(MESSAGE)
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    server: GuestServer<Service>,
+) {
+    // A client that breaks the connection has its reasons; the guest goes on.
+    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(server))
+        .await;
 }

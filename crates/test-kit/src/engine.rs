@@ -214,7 +214,7 @@ pub(crate) fn base_image_file() -> PathBuf {
 }
 
 /// The first half of SHA-256, in hexadecimal.
-fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(bytes);
     digest[..16]

@@ -21,7 +21,9 @@ pub async fn sandboxes_do_not_see_each_other(subject: &dyn Subject) {
             )
             .await;
         one.guest.start(request(&["sleep", &seconds])).await;
-        assert!(eventually(async || !processes_with(&seconds).is_empty()).await);
+        let machines = one.driver.capabilities().machines;
+        let on_host = eventually(async || machines || !processes_with(&seconds).is_empty());
+        assert!(on_host.await, "the program does not run");
         let seen = other
             .guest
             .shell("cat /workspace/mine /tmp/mine /var/tmp/mine 2>/dev/null; cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
@@ -71,7 +73,18 @@ pub async fn without_a_network_there_is_no_route(subject: &dyn Subject) {
 /// Programs run without privileges, see no files of the host's users and cannot change the system.
 pub async fn the_root_of_the_host_is_out_of_reach(subject: &dyn Subject) {
     let mut sandbox = Started::new(subject).await;
-    if isolates(subject, &sandbox) {
+    if subject.real() && sandbox.driver.capabilities().machines {
+        // Who is root there is root of a kernel that nobody else has.
+        let inside = sandbox.guest.shell("cat /proc/sys/kernel/random/boot_id").await;
+        assert_ne!(
+            inside.trim(),
+            crate::process::boot_id(),
+            "the kernel is the host's"
+        );
+        let drives = sandbox.guest.shell("cat /proc/partitions").await;
+        let host = std::fs::read_to_string("/proc/partitions").unwrap_or_default();
+        assert_ne!(drives, host, "the host's drives are seen");
+    } else if isolates(subject, &sandbox) {
         let status = sandbox.guest.shell("cat /proc/self/status").await;
         assert!(
             status

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// A program that takes more memory than there is gets killed; the guest goes on.
 pub async fn memory_is_limited(subject: &dyn Subject) {
     let mut template = subject.template();
-    template.memory_mb = 64;
+    template.memory_mb = subject.small_memory_mb();
     let driver = subject.open().await;
     if !driver.capabilities().memory_limit || !subject.real() {
         return;

@@ -41,6 +41,16 @@ pub trait Subject: Send + Sync {
         true
     }
 
+    /// Memory in which a sandbox starts but a greedy program does not fit, MiB.
+    fn small_memory_mb(&self) -> u64 {
+        64
+    }
+
+    /// How many sandboxes this host can start at the same time within [`LIMIT`].
+    fn many(&self) -> usize {
+        10
+    }
+
     /// A program that prints the numbers from 1 to `count`, one a line, over at least `count` × 10 ms.
     fn counter(&self, count: u32) -> Vec<String> {
         let script = format!("i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo $i; sleep 0.01; done");
