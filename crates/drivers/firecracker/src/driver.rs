@@ -8,7 +8,7 @@ use crate::options::FirecrackerOptions;
 use crate::snapshot::{Machine, Store};
 use crate::start::Start;
 use crate::version::Version;
-use crate::{machine, probe, teardown, vsock};
+use crate::{probe, teardown, usage, vsock};
 use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_sandbox::process::{Identity, stat};
@@ -28,8 +28,6 @@ const KIND: DriverKind = DriverKind::Firecracker;
 
 /// The least vsock context id of a machine; those below it name the host and its parts.
 const FIRST_CID: u32 = 3;
-/// Most virtual CPUs of one machine.
-const CPUS: u32 = 32;
 /// How long the note of how a machine ended is waited for, and how often it is looked at.
 const NOTE_LIMIT: Duration = Duration::from_millis(500);
 const NOTE_STEP: Duration = Duration::from_millis(5);
@@ -53,7 +51,7 @@ pub(crate) struct Program {
 pub(crate) struct Inner {
     pub(crate) options: FirecrackerOptions,
     /// Or why it cannot be used.
-    program: Result<Program, String>,
+    pub(crate) program: Result<Program, String>,
     pub(crate) jailer: Option<PathBuf>,
     pub(crate) cgroups: Cgroups,
     pub(crate) snapshots: Store,
@@ -391,95 +389,6 @@ impl Inner {
         };
         work.await.map_err(|e| Self::failed(ACTION, id, e))
     }
-
-    fn own_refusals(&self, template: &SandboxTemplate) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if template.cpus > CPUS {
-            reasons.push(format!("{} CPUs: a machine has at most {CPUS}", template.cpus));
-        }
-        if self.jailed(template) {
-            if !nix::unistd::geteuid().is_root() {
-                reasons.push("the jailer, which needs root: run the server as root or ask for none".into());
-            }
-            if self.jailer.is_none() {
-                reasons.push(format!(
-                    "the jailer, which is not installed: {} is absent",
-                    self.options.jailer.display()
-                ));
-            }
-        }
-        if let Some(name) = &template.snapshot {
-            reasons.extend(self.snapshot_refusals(template, name));
-        } else {
-            reasons.extend(self.boot_refusals(template));
-        }
-        reasons
-    }
-
-    fn snapshot_refusals(&self, template: &SandboxTemplate, name: &str) -> Vec<String> {
-        let mut reasons: Vec<String> = Store::refuses(name).into_iter().collect();
-        let Ok(program) = &self.program else {
-            return reasons;
-        };
-        reasons.extend(program.version.refuses_snapshots());
-        if reasons.is_empty() {
-            match self.snapshots.key(name) {
-                Some(key) => reasons.extend(key.differences(
-                    template,
-                    &program.version.to_string(),
-                    &self.options.guest,
-                )),
-                None => reasons.push(format!("the snapshot {name}, which is not there")),
-            }
-        }
-        reasons
-    }
-
-    fn boot_refusals(&self, template: &SandboxTemplate) -> Vec<String> {
-        let mut reasons = Vec::new();
-        let mut drives = template.data_drive_mb.unwrap_or(0);
-        match &template.root_drive {
-            None => reasons.push("a machine without a root drive: name a file with the guest in it".into()),
-            Some(path) => match file(Path::new(path)) {
-                Ok(bytes) => drives = drives.saturating_add(bytes.div_ceil(1 << 20)),
-                Err(why) => reasons.push(format!("the root drive {path}: {why}")),
-            },
-        }
-        match self.kernel(template) {
-            None => {
-                reasons
-                    .push("a machine without a kernel: name one in the template or in the settings".into());
-            }
-            Some(path) => {
-                let why = file(&path).err();
-                reasons.extend(why.map(|why| format!("the kernel {}: {why}", path.display())));
-            }
-        }
-        if template.data_drive_mb == Some(0) {
-            reasons.push("a data drive of no size".into());
-        }
-        // Drives are as large as they are from the beginning, so this is what keeps the limit.
-        if let Some(limit) = template.disk_mb.filter(|limit| *limit < drives) {
-            reasons.push(format!(
-                "a disk limit of {limit} MiB: its drives have {drives} MiB"
-            ));
-        }
-        let line = machine::command_line(template.kernel_args.as_deref());
-        reasons.extend(line.err());
-        reasons
-    }
-}
-
-/// The size of a regular file, or what is wrong with it.
-fn file(path: &Path) -> Result<u64, String> {
-    if !path.is_absolute() {
-        return Err("its path must be absolute".to_owned());
-    }
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_file() && meta.len() > 0 => Ok(meta.len()),
-        Ok(_) => Err("not a regular file with something in it".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
 }
 
 #[async_trait]
@@ -581,7 +490,7 @@ impl Driver for FirecrackerDriver {
     async fn usage(&self, id: SandboxId) -> Result<Usage, DriverError> {
         let process = self.inner.dir(id).started(id).filter(|p| p.alive());
         process
-            .and_then(|p| usage_of(p.pid))
+            .and_then(|p| usage::of(p.pid))
             .ok_or(DriverError::NotFound { driver: KIND, id })
     }
 
@@ -636,35 +545,4 @@ impl Driver for FirecrackerDriver {
             reasons,
         })
     }
-}
-
-/// What the kernel counts of a Firecracker process, which is its machine and a little more.
-fn usage_of(pid: i32) -> Option<Usage> {
-    // SAFETY: both read constants of the system.
-    let (ticks, page) = unsafe {
-        (
-            libc::sysconf(libc::_SC_CLK_TCK),
-            libc::sysconf(libc::_SC_PAGESIZE),
-        )
-    };
-    let (ticks, page) = (u64::try_from(ticks).ok()?.max(1), u64::try_from(page).ok()?);
-    let resident = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let resident: Option<u64> = resident
-        .split_ascii_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse().ok());
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let counted = |name: &str| {
-        io.lines()
-            .filter_map(|l| l.split_once(": "))
-            .find(|(key, _)| *key == name)
-            .and_then(|(_, value)| value.parse().ok())
-    };
-    Some(Usage {
-        cpu_us: Some(stat(pid)?.cpu_ticks * 1_000_000 / ticks),
-        memory_bytes: resident.map(|pages| pages * page),
-        read_bytes: counted("read_bytes"),
-        written_bytes: counted("write_bytes"),
-        ..Usage::default()
-    })
 }

@@ -107,7 +107,7 @@ async fn a_template_that_differs_from_the_snapshot_is_refused() {
         t.env.insert("NEW".into(), "value".into());
     });
     refused("a data drive in MiB: none and not 5", &|t| {
-        t.data_drive_mb = Some(5)
+        t.data_drive_mb = Some(5);
     });
     refused("the root drive", &|t| t.root_drive = Some("/other".into()));
 

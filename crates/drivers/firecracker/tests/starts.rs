@@ -409,3 +409,33 @@ async fn a_crash_is_announced_within_a_moment_with_its_signal() {
     driver.remove(id, Duration::from_secs(1)).await.unwrap();
     assert_eq!(traces(id), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_guest_and_the_environment_come_after_an_archive_of_the_operator() {
+    let machines = Machines::new();
+    let driver = machines.open().await;
+    let mut template = machines.template();
+    template.env.insert("SECRET".into(), "first\nline".into());
+    let id = SandboxId::new();
+    driver.start(&spec(id, template.clone())).await.unwrap();
+    // The environment is for the machine alone.
+    let initrd = machines.root(id).join("initrd");
+    let meta = std::fs::metadata(&initrd).unwrap();
+    assert_eq!(meta.mode() & 0o777, 0o600);
+    assert!(!machines.requests(id).join("").contains("SECRET"));
+    // Any archive will do; this one has a guest and an environment of its own.
+    std::fs::copy(&initrd, machines.path("images/modules")).unwrap();
+    driver.remove(id, Duration::ZERO).await.unwrap();
+
+    let mut options = machines.options("firecracker");
+    options.initrd = Some(machines.path("images/modules"));
+    let driver = FirecrackerDriver::open(options).await.unwrap();
+    template.env.insert("SECRET".into(), "second\nline".into());
+    let id = SandboxId::new();
+    driver.start(&spec(id, template)).await.unwrap();
+    let both = std::fs::metadata(machines.root(id).join("initrd")).unwrap();
+    assert!(both.len() > meta.len() * 3 / 2);
+    let mut guest = Guest::ready(&driver, id).await;
+    assert_eq!(guest.shell("echo \"$SECRET\"").await, "second\nline\n");
+    driver.remove(id, Duration::ZERO).await.unwrap();
+}

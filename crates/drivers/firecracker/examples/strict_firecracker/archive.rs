@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-/// The regular files of an archive by name.
+/// The regular files of the archives by name; a later one replaces an earlier one.
 pub(crate) fn files(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let mut found = BTreeMap::new();
     let mut at = 0;
+    let mut whole = false;
     while at < bytes.len() {
+        whole = false;
         let header = bytes.get(at..at + 110).ok_or("a header is cut off")?;
         if &header[..6] != b"070701" {
             return Err(format!("no member of an archive at {at}"));
@@ -28,11 +30,16 @@ pub(crate) fn files(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, String> {
         let content = bytes.get(start..start + length).ok_or("a file is cut off")?;
         at = (start + length).next_multiple_of(4);
         if name == "TRAILER!!!" {
-            return Ok(found);
+            whole = true;
+            continue;
         }
         if mode & 0o170_000 == 0o100_000 {
             found.insert(name, content.to_vec());
         }
     }
-    Err("the archive does not end".to_owned())
+    if whole {
+        Ok(found)
+    } else {
+        Err("the archive does not end".to_owned())
+    }
 }
