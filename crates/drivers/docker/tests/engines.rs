@@ -7,7 +7,7 @@ mod common;
 use common::Containers;
 use ostler_domain::SandboxId;
 use ostler_driver_docker::{DockerDriver, DockerOptions, TlsFiles};
-use ostler_sandbox::conformance::Subject;
+use ostler_sandbox::conformance::{Guest, Subject};
 use ostler_sandbox::{Driver, DriverEvent, SandboxSpec};
 use ostler_test_kit::{Authority, DockerEngine, Identity, require};
 use rustls::pki_types::pem::PemObject;
@@ -232,4 +232,55 @@ async fn an_engine_that_was_restarted_loses_no_end_and_takes_new_sandboxes() {
     for id in driver.list().await.unwrap() {
         driver.remove(id, Duration::ZERO).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_that_ran_out_of_memory_is_told_as_that() {
+    require!(BaseImage);
+    let containers = Containers::local();
+    let driver = containers.driver().await;
+    let id = SandboxId::new();
+    let mut template = containers.template();
+    template.memory_mb = 64;
+    driver.start(&SandboxSpec::new(id, template)).await.unwrap();
+    let mut events = driver.events();
+    // The kernel is to choose the first process, with which all end.
+    let script = "echo 1000 > /proc/1/oom_score_adj && exec tail /dev/zero";
+    containers
+        .engine
+        .docker(&["exec", "--detach", &containers.container(id), "sh", "-c", script])
+        .unwrap();
+    let event = next(&mut events).await;
+    assert_eq!(
+        (event.id, event.exit.signal, event.exit.out_of_memory),
+        (id, Some(9), true)
+    );
+    driver.remove(id, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forwarded_socket_is_an_engine_far_away() {
+    require!(BaseImage);
+    let containers = Containers::local();
+    let mut options = containers.options();
+    options.remote = Some(true);
+    options.starts = 1;
+    let driver = DockerDriver::open(options).await.unwrap();
+    assert!(!driver.capabilities().mounts);
+    let started = (0..3).map(async |_| {
+        let id = SandboxId::new();
+        driver
+            .start(&SandboxSpec::new(id, containers.template()))
+            .await
+            .unwrap();
+        let mut guest = Guest::ready(&driver, id).await;
+        // More than any buffer on the way.
+        let much = guest
+            .run(&["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"])
+            .await;
+        assert_eq!(much.stdout.len(), 3_000_000);
+        driver.remove(id, Duration::from_secs(1)).await.unwrap();
+        assert!(driver.connect(id).await.is_err());
+    });
+    futures::future::join_all(started).await;
 }
