@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 use ostler_domain::{DriverKind, NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
+use ostler_host_network::HostNetwork;
 use ostler_sandbox::conformance::Subject;
 use ostler_sandbox::{Driver, DriverStatus};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub(crate) struct Process {
     owned: Option<TempDir>,
     mode: Mode,
     instance: String,
+    pub(crate) network: Option<Arc<HostNetwork>>,
 }
 
 fn guest(state: &Path) -> PathBuf {
@@ -48,12 +50,14 @@ impl Process {
             owned: None,
             mode,
             instance: name.trim_start_matches("ostler-").to_owned(),
+            network: None,
         }
     }
 
     async fn with_guest(&self, guest: PathBuf) -> Arc<dyn Driver> {
         let mut options = ProcessOptions::new(&self.instance, &self.state, guest);
         options.mode = self.mode;
+        options.network.clone_from(&self.network);
         // Others than root can set limits only in a delegated cgroup.
         options.without_limits = !nix::unistd::geteuid().is_root();
         Arc::new(ProcessDriver::open(options).await.unwrap())
@@ -99,7 +103,7 @@ impl Subject for Process {
     }
 }
 
-#[allow(dead_code, reason = "for the test of killed servers only")]
+#[allow(dead_code, reason = "for some tests only")]
 impl Process {
     pub(crate) fn state(&self) -> &Path {
         &self.state
