@@ -55,18 +55,32 @@ impl Control {
         caller.require(Permission::AgentsWrite)?;
         config_env(&new.config)?;
         check_tools(new.tool_allowlist.as_deref())?;
+        if let Some(department) = new.department_id {
+            self.department_of(caller.tenant_id, department).await?;
+        }
         let pools = self.suitable_pools(new.pool, new.requirements).await?;
         let holder = Holder {
             department_id: new.department_id,
             config: new.config,
-            tool_allowlist: new.tool_allowlist,
+            tool_allowlist: restricted(new.tool_allowlist),
             for_run: false,
         };
-        let (control, tenant) = (self.clone(), caller.tenant_id);
+        let (control, caller, tenant) = (self.clone(), caller.clone(), caller.tenant_id);
         let (reply, answer) = oneshot::channel();
         // A task of its own, so that a caller who goes away leaves no sandbox half made.
         tokio::spawn(async move {
-            let done = control.acquire_agent(&pools, tenant, holder).await;
+            let mut done = control.acquire_agent(&pools, tenant, holder).await;
+            if let Ok(claimed) = &done {
+                let view = ostler_contracts::SandboxView::from(claimed.sandbox.clone());
+                let event = control.event(tenant, "agent.provisioned", claimed.sandbox.id, view);
+                let details = serde_json::json!({ "pool": claimed.sandbox.pool, "warm": claimed.cold_reason.is_none() });
+                let by = control.acting(&caller, "agent.provision", claimed.sandbox.id, details);
+                if let Err(error) = by.commit(vec![event]).await {
+                    let reason = "who asked for it could not be written down";
+                    control.destroyed(&claimed.sandbox, reason).await;
+                    done = Err(error);
+                }
+            }
             let Err(Ok(claimed)) = reply.send(done) else {
                 return;
             };
@@ -110,7 +124,8 @@ impl Control {
     pub async fn destroy_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
         let sandbox = self.agent(caller, id).await?;
         caller.require(Permission::AgentsWrite)?;
-        self.destroy(sandbox.id, "its holder ended it").await
+        let by = self.acting(caller, "agent.destroy", id, ());
+        by.destroy(sandbox.id, "its holder ended it").await
     }
 
     /// Changes the configuration or the list of commands; what is absent stays. Holds for programs started from now on.
@@ -128,9 +143,14 @@ impl Control {
         retry_on_conflict!({
             let mut sandbox = self.live_agent(caller, id).await?;
             sandbox.config = config.clone().unwrap_or(sandbox.config);
-            sandbox.tool_allowlist = tool_allowlist.clone().or(sandbox.tool_allowlist);
+            if let Some(tools) = tool_allowlist.clone() {
+                sandbox.tool_allowlist = restricted(Some(tools));
+            }
             let changes = self.sandbox_changes(&mut sandbox, "agent.configured");
-            self.commit(changes).await?;
+            // What it is configured to may hold secrets.
+            self.acting(caller, "agent.configure", id, ())
+                .commit(changes)
+                .await?;
             Ok(sandbox)
         })
     }
@@ -138,13 +158,15 @@ impl Control {
     /// Freezes all programs of a sandbox, where its driver can. Until [`Self::resume_agent`] nothing in it answers.
     pub async fn pause_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
         self.live_agent(caller, id).await?;
-        self.pause_sandbox(id, PausedBy::Holder).await.map(drop)
+        let by = self.acting(caller, "agent.pause", id, ());
+        by.pause_sandbox(id, PausedBy::Holder).await.map(drop)
     }
 
     /// Lets them go on. One that is not frozen goes on as it is.
     pub async fn resume_agent(&self, caller: &Caller, id: SandboxId) -> Result<()> {
         self.live_agent(caller, id).await?;
-        self.resume_sandbox(id).await.map(drop)
+        let by = self.acting(caller, "agent.resume", id, ());
+        by.resume_sandbox(id).await.map(drop)
     }
 
     /// A sandbox of the tenant to work in now: notes the use, and wakes one that was frozen for want of it.
@@ -233,6 +255,11 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A list that says `all` restricts nothing.
+fn restricted(tools: Option<Vec<String>>) -> Option<Vec<String>> {
+    tools.filter(|tools| tools != &["all"])
 }
 
 fn check_tools(tools: Option<&[String]>) -> Result<()> {

@@ -74,6 +74,9 @@ impl Control {
     ) -> Result<AgentProgram> {
         let (terms, request) = checked(new)?;
         let sandbox = self.agent_in_use(caller, id).await?;
+        // Arguments may hold what is secret.
+        let details = serde_json::json!({ "program": request.argv.first() });
+        self.note_act(caller, "agent.exec", id, details).await?;
         let (program, _) = self.start_program(&sandbox, terms, request).await?;
         Ok(program)
     }
@@ -108,6 +111,8 @@ impl Control {
     pub async fn end_agent_program(&self, caller: &Caller, id: SandboxId, exec_id: &str) -> Result<()> {
         let sandbox = self.agent_in_use(caller, id).await?;
         self.known_program(&sandbox, exec_id).await?;
+        let details = serde_json::json!({ "exec_id": exec_id });
+        self.note_act(caller, "agent.end_program", id, details).await?;
         programs::end(&self.guest(&sandbox)?, exec_id)
             .await
             .map_err(guest_error)

@@ -78,6 +78,8 @@ impl Control {
             ));
         }
         let sandbox = self.agent_in_use(caller, id).await?;
+        let details = serde_json::json!({ "path": path });
+        self.note_act(caller, "agent.upload", id, details).await?;
         let guest = self.guest(&sandbox)?;
         let header = UploadHeader {
             path: absolute(&guest, path).await?,

@@ -24,6 +24,8 @@ impl Control {
                  without"
             )));
         }
+        let details = serde_json::json!({ "name": name });
+        self.note_act(caller, "agent.snapshot", id, details).await?;
         self.driver_of(&sandbox)?
             .snapshot(id, name)
             .await

@@ -213,6 +213,7 @@ impl Control {
             ..request(terms, command)?
         };
         let sandbox = self.agent_in_use(caller, id).await?;
+        self.note_act(caller, "agent.terminal", id, ()).await?;
         let (program, guest) = self.start_program(&sandbox, terms, request).await?;
         Ok(AgentTerminal::new(program, guest, 1))
     }

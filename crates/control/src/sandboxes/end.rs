@@ -3,7 +3,7 @@
 use crate::conflict::retry_on_conflict;
 use crate::{Control, ControlError, Result};
 use ostler_domain::{Sandbox, SandboxId, SandboxStatus};
-use ostler_store::{Change, StoreExt};
+use ostler_store::StoreExt;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -24,8 +24,8 @@ impl Control {
                 _ => {
                     sandbox.transition(SandboxStatus::Destroying)?;
                     sandbox.reason = Some(reason.to_owned());
-                    self.commit(vec![Change::update(&sandbox)]).await?;
-                    sandbox.version += 1;
+                    let changes = self.sandbox_changes(&mut sandbox, "agent.destroying");
+                    self.commit(changes).await?;
                 }
             }
             Ok::<_, ControlError>(Some(sandbox))
@@ -40,7 +40,8 @@ impl Control {
             match self.parts.store.get::<Sandbox, _>(id).await? {
                 Some(mut gone) if gone.status != SandboxStatus::Destroyed => {
                     gone.transition(SandboxStatus::Destroyed)?;
-                    self.commit(vec![Change::update(&gone)]).await
+                    let changes = self.sandbox_changes(&mut gone, "agent.destroyed");
+                    self.commit(changes).await
                 }
                 _ => Ok(()),
             }
@@ -57,7 +58,8 @@ impl Control {
                     }
                     gone.transition(SandboxStatus::Destroyed)?;
                     gone.reason = Some(reason.to_owned());
-                    self.commit(vec![Change::update(&gone)]).await
+                    let changes = self.sandbox_changes(&mut gone, "agent.destroyed");
+                    self.commit(changes).await
                 }
                 _ => Ok(()),
             }
@@ -65,7 +67,7 @@ impl Control {
     }
 
     /// [`Self::destroy`], where a failure must not keep others from ending: it is tried again by the rounds.
-    pub(super) async fn destroyed(&self, sandbox: &Sandbox, reason: &str) -> bool {
+    pub(crate) async fn destroyed(&self, sandbox: &Sandbox, reason: &str) -> bool {
         let done = self.destroy(sandbox.id, reason).await;
         if let Err(error) = &done {
             tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is not removed yet; it is tried again");
