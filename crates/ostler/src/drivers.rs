@@ -4,7 +4,7 @@ use crate::settings::{DockerSettings, DriverSettings, Enabled, ProcessSettings, 
 use anyhow::{Context, bail};
 use ostler_control::{Caller, Control, DriverHost, LOCAL, PoolChange};
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxTemplate};
-use ostler_driver_docker::{DockerDriver, DockerOptions};
+use ostler_driver_docker::{DockerDriver, DockerImages, DockerOptions, ImageOptions};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_sandbox::{Driver, DriverError};
@@ -24,6 +24,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct Drivers {
     /// Those that can be used.
     pub(crate) usable: Vec<DriverHost>,
+    /// What builds images, where there is an engine for it.
+    pub(crate) images: Option<DockerImages>,
     /// Those that were wanted and cannot be used, with what is wrong and what to do.
     pub(crate) unavailable: BTreeMap<DriverKind, String>,
 }
@@ -78,7 +80,12 @@ impl Place {
 /// Opens what the settings name. Fails only where they say that a driver must be there.
 ///
 /// In development mode no sandbox shares this host's network: its programs would be administrators of the server.
-pub(crate) async fn open(settings: &DriverSettings, place: &Place, dev: bool) -> anyhow::Result<Drivers> {
+pub(crate) async fn open(
+    settings: &DriverSettings,
+    images: ImageOptions,
+    place: &Place,
+    dev: bool,
+) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::default();
     if settings.sim {
         let sim = SimDriver::new(SimControl::new());
@@ -94,6 +101,9 @@ pub(crate) async fn open(settings: &DriverSettings, place: &Place, dev: bool) ->
     }
     if settings.docker.enabled != Enabled::No {
         let opened = docker(place.docker(&settings.docker), ANSWER).await;
+        if let Ok(driver) = &opened {
+            drivers.images = crate::images::builder(driver, images).await;
+        }
         drivers.note(DriverKind::Docker, LOCAL, settings.docker.enabled, opened)?;
     }
     Ok(drivers)

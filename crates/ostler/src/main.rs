@@ -3,6 +3,7 @@
 mod database;
 mod doctor;
 mod drivers;
+mod images;
 mod migrate;
 mod serve;
 mod settings;

@@ -1,7 +1,7 @@
 //! `ostler serve`: the server.
 
 use crate::settings::Settings;
-use crate::{database, drivers};
+use crate::{database, drivers, images};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
@@ -60,7 +60,13 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     let kinds = Kinds::new(settings.agents.clone());
     let server_id = server_id(data)?;
     let place = drivers::Place::prepare(data, server_id.to_string())?;
-    let drivers = drivers::open(&settings.drivers, &place, settings.dev).await?;
+    let mut drivers = drivers::open(
+        &settings.drivers,
+        images::options(&settings.images, &place, data),
+        &place,
+        settings.dev,
+    )
+    .await?;
     let control = Control::new(Parts {
         store: Arc::clone(&store),
         clock: Arc::new(SystemClock),
@@ -74,6 +80,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         server_id,
     })
     .with_unavailable(drivers.unavailable.clone());
+    let control = images::add(control, drivers.images.take(), &settings.images, data)?;
     control.ensure_default_tenant().await?;
     let variable = std::env::var("OSTLER_CREDENTIAL_KEY").ok();
     control
@@ -106,6 +113,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         stop.clone(),
     ));
     let minding = tokio::spawn(mind(control.clone(), settings.sandboxes.clone(), stop.clone()));
+    let collecting = tokio::spawn(images::collect(control.clone(), stop.clone()));
     let ending = control.clone();
     let state = ServerState::new(
         control,
@@ -137,6 +145,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     settling.await?;
     minding.await?;
     filling.await?;
+    collecting.await?;
     executing.await?;
     ending.end_sandboxes().await?;
     store.close().await;

@@ -12,7 +12,7 @@ pub(crate) use gateway::GatewayConfig;
 
 use anyhow::{Context, bail};
 use ostler_agents::KindSettings;
-use ostler_control::{ExecutorSettings, SandboxSettings, WorkSettings};
+use ostler_control::{ExecutorSettings, ImageSettings, SandboxSettings, WorkSettings};
 use ostler_server::ServerSettings;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) sandboxes: SandboxSettings,
     /// Drivers.
     pub(crate) drivers: DriverSettings,
+    /// Images of sandboxes.
+    pub(crate) images: ImageSettings,
     /// Model APIs.
     pub(crate) gateway: GatewayConfig,
 }
@@ -74,6 +76,7 @@ impl Default for Settings {
             executor: ExecutorSettings::default(),
             sandboxes: SandboxSettings::default(),
             drivers: DriverSettings::default(),
+            images: ImageSettings::default(),
             gateway: GatewayConfig::default(),
         }
     }
