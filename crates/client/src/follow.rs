@@ -154,4 +154,35 @@ impl Client {
         }
         Follower::new(self.clone(), url, |message| message.json().map(Some))
     }
+
+    /// Follows the state changes of one object, from the first on or after one.
+    pub fn follow_events_of(&self, subject: &str, after: i64) -> Follower<EventView> {
+        Follower::new(self.clone(), self.events_of(subject, after, true), |message| {
+            message.json().map(Some)
+        })
+    }
+
+    /// The state changes of one object up to now.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses or the connection breaks.
+    pub async fn past_events_of(&self, subject: &str) -> Result<Vec<EventView>, ClientError> {
+        let url = self.events_of(subject, 0, false);
+        let mut stream = self.events(Method::GET, &url, None, None::<&()>).await?;
+        let mut events = Vec::new();
+        while let Some(message) = stream.next().await? {
+            events.push(message.json().map_err(|reason| self.foreign(reason))?);
+        }
+        Ok(events)
+    }
+
+    fn events_of(&self, subject: &str, after: i64, follow: bool) -> Url {
+        let mut url = self.path(&["events"]);
+        url.query_pairs_mut()
+            .append_pair("after", &after.to_string())
+            .append_pair("subject", subject)
+            .append_pair("follow", if follow { "true" } else { "false" });
+        url
+    }
 }

@@ -149,6 +149,28 @@ impl Client {
         self.send(method, segments, None::<&()>, patience).await.map(drop)
     }
 
+    /// A call with a body whose answer has none.
+    pub(crate) async fn tell(
+        &self,
+        method: Method,
+        segments: &[&str],
+        body: &(impl Serialize + Sync),
+        patience: Patience,
+    ) -> Result<(), ClientError> {
+        self.send(method, segments, Some(body), patience).await.map(drop)
+    }
+
+    /// Sends a stream, which may take as long as it likes.
+    pub(crate) async fn put_stream<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        content: impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        let body = reqwest::Body::wrap_stream(content);
+        let response = self.answered(self.http.put(url).body(body), ANSWER).await?;
+        self.body(response, Patience::Usual).await
+    }
+
     async fn send(
         &self,
         method: Method,

@@ -8,8 +8,10 @@ mod error;
 mod follow;
 mod http;
 mod sse;
+mod terminal;
 
-pub use calls::{AuditQuery, Exec, ExecItem, LogLines, RunQuery};
+pub use calls::{AuditQuery, Download, Exec, ExecItem, LogLines, RunQuery};
 pub use error::ClientError;
 pub use follow::{Followed, Follower, LogItem};
 pub use http::Client;
+pub use terminal::{Keyboard, Screen, Shown, Terminal, TerminalQuery};

@@ -39,7 +39,7 @@ pub struct ConfigureAgent {
     /// New configuration; unchanged when absent.
     #[serde(default)]
     pub config: Option<serde_json::Value>,
-    /// New list; unchanged when absent.
+    /// New list; unchanged when absent. The single entry `all` allows all of them again.
     #[serde(default)]
     pub tool_allowlist: Option<Vec<String>>,
 }

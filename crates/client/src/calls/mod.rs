@@ -10,5 +10,5 @@ mod subtasks;
 mod tasks;
 
 pub use access::AuditQuery;
-pub use agents::{Exec, ExecItem};
+pub use agents::{Download, Exec, ExecItem};
 pub use runs::{LogLines, RunQuery};

@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use ostler_contracts::EventView;
 use ostler_control::ControlError;
-use ostler_domain::Permission;
+use ostler_domain::{Permission, SandboxId};
 use ostler_store::Hint;
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -27,6 +27,10 @@ const PAGE: u32 = 500;
 pub(super) struct EventQuery {
     /// Only events after this number; those from now on when absent.
     after: Option<i64>,
+    /// Only those of the object with this id.
+    subject: Option<String>,
+    /// Wait for those that are to come; true when absent. Otherwise the stream ends after the present last one.
+    follow: Option<bool>,
 }
 
 /// Follows state changes as server-sent events, whose ids are their numbers: `Last-Event-ID` takes up again after one.
@@ -42,7 +46,16 @@ pub(super) async fn follow(
     InQuery(query): InQuery<EventQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Sse<impl futures::Stream<Item = Result<Event, Infallible>>>> {
-    caller.require(Permission::ProjectsRead)?;
+    let of_agent = query
+        .subject
+        .as_deref()
+        .is_some_and(|subject| subject.parse::<SandboxId>().is_ok());
+    caller.require(if of_agent {
+        Permission::AgentsRead
+    } else {
+        Permission::ProjectsRead
+    })?;
+    let follow = query.follow.unwrap_or(true);
     let last = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())
@@ -66,6 +79,9 @@ pub(super) async fn follow(
                     for event in events {
                         after = event.seq;
                         let inner = event.event;
+                        if query.subject.as_ref().is_some_and(|subject| *subject != inner.subject) {
+                            continue;
+                        }
                         let view = EventView {
                             seq: event.seq,
                             kind: inner.kind,
@@ -79,6 +95,9 @@ pub(super) async fn follow(
                     }
                     if full {
                         continue;
+                    }
+                    if !follow {
+                        return;
                     }
                 }
             }

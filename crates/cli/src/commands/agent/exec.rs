@@ -8,6 +8,10 @@ use crate::input::{duration, pair, stdin_text};
 use ostler_client::ExecItem;
 use ostler_contracts::{ExecAgent, ExecEnd};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Seconds for which the program waits for a connection that broke to be taken up again.
+const GRACE: u64 = 60;
 
 /// What is executed, and where.
 #[derive(Debug, clap::Args)]
@@ -43,22 +47,50 @@ impl Exec {
             stdin: if self.stdin { Some(stdin_text()?) } else { None },
             timeout_seconds: self.timeout.map(|timeout| timeout.as_secs()),
             base64: !out.json,
+            grace_seconds: GRACE,
+        };
+        let mut exec = tokio::select! {
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::CANCELLED),
+            exec = session.client.exec_agent(id, &command) => exec?,
         };
         let to_the_end = async {
-            let mut exec = session.client.exec_agent(id, &command).await?;
             loop {
                 match exec.next().await? {
                     ExecItem::Output(line) if out.json => out.line(&serde_json::json!({ "log": line }))?,
                     ExecItem::Output(line) => session.write_log(&line)?,
-                    ExecItem::End(end) => return Ok::<_, CliError>(end),
+                    ExecItem::End(end) => return Ok::<_, CliError>(end.unwrap_or_default()),
                 }
             }
         };
-        tokio::select! {
-            // Closing the connection ends the program.
-            _ = tokio::signal::ctrl_c() => Ok(Exit::CANCELLED),
-            end = to_the_end => report(session, &end?),
+        let ended = tokio::select! {
+            () = stopped() => None,
+            end = to_the_end => Some(end),
+        };
+        match ended {
+            Some(Ok(end)) => return report(session, &end),
+            Some(Err(CliError::Client(error))) => return Err(error.into()),
+            // It must not go on for those who do not read it.
+            Some(Err(_)) | None => {}
         }
+        if let Some(exec_id) = exec.exec_id() {
+            session.client.end_agent_program(id, exec_id).await?;
+        }
+        match ended {
+            Some(Err(error)) => Err(error),
+            _ => Ok(Exit::CANCELLED),
+        }
+    }
+}
+
+/// Returns when this command is told to end.
+async fn stopped() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 

@@ -15,6 +15,22 @@ super::noun!(Agent {
     ///
     /// The program ends when this command does: what has to go on by itself is a run (`ostler run submit`).
     Exec(exec),
+    /// Work in a terminal in a sandbox, and end with the program's code.
+    ///
+    /// A connection that breaks is taken up again; the program waits for a minute.
+    Shell(shell),
+    /// Copy a file or a directory into a sandbox, or out of it.
+    Cp(cp),
+    /// Show what a program in a sandbox wrote.
+    Logs(logs),
+    /// Show what happened to a sandbox.
+    Events(events),
+    /// Freeze all programs of a sandbox, where its driver can.
+    Pause(pause),
+    /// Let the programs of a paused sandbox go on.
+    Resume(resume),
+    /// Keep the state of a sandbox under a name, from which a pool can start.
+    Snapshot(snapshot),
     /// End a sandbox with everything in it.
     Destroy(destroy),
 });
@@ -31,7 +47,7 @@ struct ConfigurationArguments {
     /// Environment, beside what the configuration has; may be repeated.
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// A command of `bd` or `orchestrator` that programs in it may use; may be repeated; all when absent.
+    /// A command of `bd` or `orchestrator` that programs in it may use; may be repeated; `all` for all of them.
     #[arg(long = "allow", value_name = "COMMAND")]
     tools: Vec<String>,
 }
@@ -65,6 +81,7 @@ impl ConfigurationArguments {
         Ok(Some(value))
     }
 
+    /// The list, `None` when nothing is named; that of all commands is the one that says so.
     fn tools(&self) -> Option<Vec<String>> {
         (!self.tools.is_empty()).then(|| self.tools.clone())
     }
