@@ -2,9 +2,13 @@
 //! goes with the mount. It takes two programs and some tens of milliseconds at the start of a sandbox that asks for it.
 
 use crate::layout::SandboxDir;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::process::Command;
 
 /// How long making or mounting it may take.
@@ -25,10 +29,18 @@ pub(crate) fn missing() -> Option<&'static str> {
     }
 }
 
+/// Held, as their output, by the programs that make the disk: those of a killed server may be at work when the next one
+/// removes the sandbox.
+fn lock_file(dir: &SandboxDir) -> PathBuf {
+    dir.join("disk.lock")
+}
+
 /// Makes it and mounts it in the sandbox's directory.
 pub(crate) async fn make(dir: &SandboxDir, megabytes: u64) -> io::Result<()> {
+    let lock = Flock::lock(File::create_new(lock_file(dir))?, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, e)| e)?;
     let image = dir.join("disk.img");
-    std::fs::File::create_new(&image)?.set_len(megabytes << 20)?;
+    File::create_new(&image)?.set_len(megabytes << 20)?;
     // Without a journal: nothing on it outlives the sandbox.
     let mut command = Command::new("mkfs.ext4");
     command.args([
@@ -41,16 +53,31 @@ pub(crate) async fn make(dir: &SandboxDir, megabytes: u64) -> io::Result<()> {
         "-E",
         "lazy_itable_init=1,nodiscard",
     ]);
-    run(command.arg(&image)).await?;
+    run(command.arg(&image), &lock).await?;
     std::fs::create_dir(dir.disk())?;
     let mut command = Command::new("mount");
     command.args(["-t", "ext4", "-o", "loop,nosuid,nodev,noatime"]);
-    run(command.arg(&image).arg(dir.disk())).await
+    run(command.arg(&image).arg(dir.disk()), &lock).await
 }
 
-/// Unmounts it; fine if it is not there. The loop device is let go by the kernel with the last user of the mount.
+/// Unmounts it; fine if it is not there. The loop device is let go by the kernel with the last user of the mount. Blocks.
 pub(crate) fn unmount(dir: &SandboxDir) -> io::Result<()> {
-    use nix::errno::Errno;
+    let mut file = match File::open(lock_file(dir)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let end = Instant::now() + LIMIT;
+    while let Err((back, e)) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        if e != Errno::EWOULDBLOCK || Instant::now() > end {
+            return Err(io::Error::new(
+                io::Error::from(e).kind(),
+                format!("a program still makes its disk: {e}"),
+            ));
+        }
+        file = back;
+        std::thread::sleep(Duration::from_millis(2));
+    }
     match nix::mount::umount2(&dir.disk(), nix::mount::MntFlags::MNT_DETACH) {
         // Not a mount, absent, or a server that is not root and so never made one.
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(()),
@@ -58,11 +85,11 @@ pub(crate) fn unmount(dir: &SandboxDir) -> io::Result<()> {
     }
 }
 
-async fn run(command: &mut Command) -> io::Result<()> {
+async fn run(command: &mut Command, lock: &File) -> io::Result<()> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(lock.try_clone()?)
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let done = tokio::time::timeout(LIMIT, command.output())

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub(crate) mod host;
+
 use async_trait::async_trait;
 use ostler_domain::{DriverKind, NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
