@@ -255,7 +255,7 @@ impl Client {
             .await
             .map_err(|error| ClientError::transport(&error, self.url(), limit))?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == reqwest::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
         let text = response

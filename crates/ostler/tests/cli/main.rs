@@ -7,6 +7,7 @@ mod agents;
 mod local;
 mod mistakes;
 mod runs;
+mod shell;
 mod streams;
 mod support;
 mod tasks;
