@@ -155,6 +155,19 @@ impl Session {
             .await;
     }
 
+    /// Reports a packet that the host's packet filter refused, as `protocol` (such as `UDP`) to `destination`.
+    pub fn packet_refused(&self, protocol: &str, destination: IpAddr, port: Option<u16>) {
+        let target = match port {
+            Some(port) => SocketAddr::new(destination, port).to_string(),
+            None => destination.to_string(),
+        };
+        let reason = format!(
+            "{protocol} to this address is not allowed; an entry with its port in `egress.addresses` of the sandbox's \
+             pool would allow TCP and UDP over IPv4"
+        );
+        self.report(&Refusal::new(DenialKind::Address, target, reason));
+    }
+
     async fn run<S, F>(&self, target: &str, stream: S, conversation: impl FnOnce(Wire) -> F)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

@@ -32,6 +32,7 @@ mod addresses;
 mod command;
 mod conntrack;
 mod denied;
+mod egress;
 mod error;
 mod listen;
 mod names;
@@ -43,6 +44,7 @@ mod rules;
 mod slot;
 
 pub use denied::{Denied, Protocol};
+pub use egress::FilteredTraffic;
 pub use error::NetworkError;
 pub use listen::{Redirected, Traffic};
 pub use network::{Counters, HostNetwork};

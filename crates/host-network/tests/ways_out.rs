@@ -8,11 +8,12 @@ use common::{
     DATABASE, MARK, METADATA, Server, UPLINK, WEB, on_own_host, packet, raw, sh, tcp, udp, udp_head,
 };
 use ostler_domain::SandboxId;
-use ostler_egress::AddressRule;
-use ostler_host_network::Protocol;
+use ostler_egress::{AddressRule, Denials, Options, Policy, Proxy};
+use ostler_host_network::{FilteredTraffic, Protocol};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 fn allowed(network: &str, prefix: u8, port: u16) -> AddressRule {
     AddressRule {
@@ -285,5 +286,63 @@ fn a_flushed_filter_is_put_back() {
             assert!(Instant::now() < end, "the filter stays away");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    });
+}
+
+#[test]
+fn the_egress_filter_serves_and_hears_of_what_was_refused() {
+    on_own_host(|world| async move {
+        let network = Arc::new(world.open().await);
+        let (denials, mut told) = Denials::channel(100);
+        let proxy = Proxy::new(Options::default(), denials).unwrap();
+        let id = SandboxId::new();
+        let egress = ostler_domain::Egress {
+            domains: Vec::new(),
+            addresses: vec![format!("{DATABASE}:5432")],
+        };
+        let policy = Policy::compile(&egress).unwrap();
+        let slot = network.acquire(id, policy.addresses()).await.unwrap();
+        let session = proxy.session(id, policy, CancellationToken::new());
+        let traffic = FilteredTraffic::new(move |asked| (asked == id).then(|| session.clone()));
+        let (serving, stop) = (network.clone(), CancellationToken::new());
+        let token = stop.clone();
+        tokio::spawn(async move { serving.listen(Arc::new(traffic), token).await.unwrap() });
+
+        assert!(
+            tcp(&slot, &format!("{DATABASE}:5432"))
+                .unwrap()
+                .starts_with("outside sees")
+        );
+        // Over the proxy, asked as a program does that knows of it.
+        let through = common::within(&slot.namespace, || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect((slot.gateway, network.proxy_port())).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream
+                .write_all(format!("CONNECT {DATABASE}:5432 HTTP/1.1\r\n\r\n").as_bytes())
+                .unwrap();
+            let mut text = String::new();
+            let _reset = stream.read_to_string(&mut text);
+            text
+        });
+        assert!(
+            through.contains("200") && through.contains("outside sees"),
+            "{through}"
+        );
+        assert!(!tcp(&slot, &format!("{DATABASE}:443")).is_ok_and(|t| t.contains("outside")));
+        assert!(udp(&slot, &format!("{DATABASE}:443"), 20).is_err());
+        let mut targets = Vec::new();
+        while targets.len() < 2 {
+            let denial = tokio::time::timeout(Duration::from_secs(5), told.recv())
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(denial.sandbox, id);
+            targets.push((denial.target, denial.reason.contains("UDP to this address")));
+        }
+        targets.sort();
+        let target = format!("{DATABASE}:443");
+        assert_eq!(targets, [(target.clone(), false), (target, true)]);
+        stop.cancel();
     });
 }
