@@ -1,11 +1,16 @@
 //! The drivers of this server: which can be used, why others cannot, and the pool of a new installation.
 
-use crate::settings::{DockerSettings, DriverSettings, Enabled, ProcessSettings, Separation};
+use crate::settings::{
+    DockerSettings, DriverSettings, Enabled, EngineSettings, FirecrackerSettings, ProcessSettings,
+    QemuSettings, Separation,
+};
 use anyhow::{Context, bail};
 use ostler_control::{Caller, Control, DriverHost, LOCAL, PoolChange};
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxTemplate};
-use ostler_driver_docker::{DockerDriver, DockerImages, DockerOptions, ImageOptions};
+use ostler_driver_docker::{DockerDriver, DockerImages, DockerOptions, ImageOptions, TlsFiles};
+use ostler_driver_firecracker::{FirecrackerDriver, FirecrackerOptions};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
+use ostler_driver_qemu::{Accelerator, QemuDriver, QemuOptions};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_sandbox::{Driver, DriverError};
 use std::collections::BTreeMap;
@@ -72,7 +77,60 @@ impl Place {
         DockerOptions {
             engine: settings.engine.clone().unwrap_or(options.engine),
             max_processes: settings.max_processes,
+            starts: settings.starts.max(1),
+            pull: settings.pull,
+            devices: settings
+                .devices
+                .iter()
+                .filter_map(|name| Some((name.clone(), DockerOptions::device_path(name)?)))
+                .collect(),
             ..options
+        }
+    }
+
+    /// The engine on another host.
+    pub(crate) fn remote_docker(
+        &self,
+        settings: &DockerSettings,
+        name: &str,
+        engine: &EngineSettings,
+    ) -> DockerOptions {
+        DockerOptions {
+            state_dir: self.sandboxes.join(format!("docker-{name}")),
+            host: name.to_owned(),
+            engine: engine.engine.clone(),
+            tls: engine.certificates.as_deref().map(TlsFiles::in_dir),
+            plain_loopback: true,
+            remote: Some(true),
+            ..self.docker(settings)
+        }
+    }
+
+    pub(crate) fn qemu(&self, settings: &QemuSettings) -> anyhow::Result<QemuOptions> {
+        let options = QemuOptions::new(&self.instance, self.sandboxes.join("qemu"), &self.guest);
+        let accelerator = match settings.accelerator.as_deref() {
+            None => None,
+            Some("kvm") => Some(Accelerator::Kvm),
+            Some("tcg") => Some(Accelerator::Tcg),
+            Some(other) => bail!("`drivers.qemu.accelerator` is `{other}`; it can be `kvm` or `tcg`"),
+        };
+        Ok(QemuOptions {
+            qemu: settings.program.clone().unwrap_or(options.qemu),
+            kernel: settings.kernel.clone(),
+            modules: settings.modules.clone(),
+            accelerator,
+            ..options
+        })
+    }
+
+    pub(crate) fn firecracker(&self, settings: &FirecrackerSettings) -> FirecrackerOptions {
+        FirecrackerOptions {
+            firecracker: settings.program.clone(),
+            jailer: settings.jailer.clone(),
+            jailed: settings.jailed,
+            kernel: settings.kernel.clone(),
+            initrd: settings.initrd.clone(),
+            ..FirecrackerOptions::new(&self.instance, self.sandboxes.join("firecracker"), &self.guest)
         }
     }
 }
@@ -105,6 +163,27 @@ pub(crate) async fn open(
             drivers.images = crate::images::builder(driver, images).await;
         }
         drivers.note(DriverKind::Docker, LOCAL, settings.docker.enabled, opened)?;
+        for (name, engine) in &settings.docker.hosts {
+            let opened = docker(place.remote_docker(&settings.docker, name, engine), ANSWER).await;
+            drivers.note(DriverKind::Docker, name, settings.docker.enabled, opened)?;
+        }
+    }
+    if settings.qemu.enabled != Enabled::No {
+        let options = QemuOptions {
+            host_network: !dev,
+            ..place.qemu(&settings.qemu)?
+        };
+        let opened = QemuDriver::open(options).await;
+        drivers.note(DriverKind::Qemu, LOCAL, settings.qemu.enabled, opened)?;
+    }
+    if settings.firecracker.enabled != Enabled::No {
+        let opened = FirecrackerDriver::open(place.firecracker(&settings.firecracker)).await;
+        drivers.note(
+            DriverKind::Firecracker,
+            LOCAL,
+            settings.firecracker.enabled,
+            opened,
+        )?;
     }
     Ok(drivers)
 }
@@ -159,8 +238,21 @@ impl Drivers {
                  (`drivers.{kind}.enabled = true`): {why}"
             );
         }
-        tracing::warn!("the {kind} driver cannot be used: {why}");
-        self.unavailable.insert(kind, why);
+        let why = if host == LOCAL {
+            why
+        } else {
+            format!("on {host}: {why}")
+        };
+        // What few hosts have is not missed by most.
+        if matches!(kind, DriverKind::Qemu | DriverKind::Firecracker) {
+            tracing::info!("the {kind} driver cannot be used: {why}");
+        } else {
+            tracing::warn!("the {kind} driver cannot be used: {why}");
+        }
+        self.unavailable
+            .entry(kind)
+            .and_modify(|all| *all = format!("{all}; {why}"))
+            .or_insert(why);
         Ok(())
     }
 
@@ -294,11 +386,11 @@ mod tests {
         };
         let mut drivers = sim();
         drivers
-            .note(DriverKind::Docker, Enabled::Auto, missing())
+            .note(DriverKind::Docker, LOCAL, Enabled::Auto, missing())
             .unwrap();
         assert_eq!(drivers.unavailable[&DriverKind::Docker], "no engine");
         let error = drivers
-            .note(DriverKind::Docker, Enabled::Yes, missing())
+            .note(DriverKind::Docker, LOCAL, Enabled::Yes, missing())
             .unwrap_err()
             .to_string();
         assert!(

@@ -7,7 +7,10 @@ mod drivers;
 mod gateway;
 mod print;
 
-pub(crate) use drivers::{DockerSettings, DriverSettings, Enabled, ProcessSettings, Separation};
+pub(crate) use drivers::{
+    DockerSettings, DriverSettings, Enabled, EngineSettings, FirecrackerSettings, ProcessSettings,
+    QemuSettings, Separation,
+};
 pub(crate) use gateway::GatewayConfig;
 
 use anyhow::{Context, bail};

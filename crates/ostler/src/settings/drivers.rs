@@ -5,8 +5,10 @@
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 
 /// Which drivers the server has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,12 @@ pub(crate) struct DriverSettings {
     /// Sandboxes that are containers of a Docker engine.
     #[serde(deserialize_with = "short")]
     pub(crate) docker: DockerSettings,
+    /// Sandboxes that are QEMU virtual machines.
+    #[serde(deserialize_with = "short")]
+    pub(crate) qemu: QemuSettings,
+    /// Sandboxes that are Firecracker virtual machines.
+    #[serde(deserialize_with = "short")]
+    pub(crate) firecracker: FirecrackerSettings,
 }
 
 /// Whether a driver is used.
@@ -84,6 +92,14 @@ pub(crate) struct DockerSettings {
     pub(crate) image: Option<String>,
     /// Most processes and threads in one sandbox.
     pub(crate) max_processes: u32,
+    /// Most starts at once at one engine.
+    pub(crate) starts: usize,
+    /// Whether images that an engine does not have are pulled.
+    pub(crate) pull: bool,
+    /// Devices of the engine's host that templates may ask for: names in /dev.
+    pub(crate) devices: BTreeSet<String>,
+    /// Further engines, by the names of their hosts.
+    pub(crate) hosts: BTreeMap<String, EngineSettings>,
 }
 
 impl Default for DockerSettings {
@@ -93,6 +109,85 @@ impl Default for DockerSettings {
             engine: None,
             image: None,
             max_processes: 4096,
+            starts: 4,
+            pull: false,
+            devices: BTreeSet::new(),
+            hosts: BTreeMap::new(),
+        }
+    }
+}
+
+/// A Docker engine on another host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EngineSettings {
+    /// The engine: `tcp://HOST:PORT`, or `unix://PATH` of a socket that is forwarded from there.
+    pub(crate) engine: String,
+    /// Directory with `ca.pem`, `cert.pem` and `key.pem`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificates: Option<PathBuf>,
+}
+
+/// The qemu driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct QemuSettings {
+    /// Whether it is used.
+    pub(crate) enabled: Enabled,
+    /// QEMU for this host's architecture: a path, or a name in `PATH`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) program: Option<PathBuf>,
+    /// Kernel for templates that name none; the newest in `/boot` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Directory with one directory of modules for each version of a kernel.
+    pub(crate) modules: PathBuf,
+    /// `kvm` or `tcg`; found out by booting when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) accelerator: Option<String>,
+}
+
+impl Default for QemuSettings {
+    fn default() -> Self {
+        Self {
+            enabled: Enabled::Auto,
+            program: None,
+            kernel: None,
+            modules: PathBuf::from("/lib/modules"),
+            accelerator: None,
+        }
+    }
+}
+
+/// The firecracker driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct FirecrackerSettings {
+    /// Whether it is used.
+    pub(crate) enabled: Enabled,
+    /// The Firecracker program: a path, or a name in `PATH`.
+    pub(crate) program: PathBuf,
+    /// Its jailer: a path, or a name in `PATH`.
+    pub(crate) jailer: PathBuf,
+    /// Whether virtual machines run in the jailer unless a template says otherwise.
+    pub(crate) jailed: bool,
+    /// Kernel for templates that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Archive for initial RAM disks, such as with the modules that the kernel needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) initrd: Option<PathBuf>,
+}
+
+impl Default for FirecrackerSettings {
+    fn default() -> Self {
+        Self {
+            enabled: Enabled::Auto,
+            program: "firecracker".into(),
+            jailer: "jailer".into(),
+            jailed: true,
+            kernel: None,
+            initrd: None,
         }
     }
 }
@@ -102,23 +197,19 @@ trait Section: Default + for<'de> Deserialize<'de> {
     fn with(enabled: Enabled) -> Self;
 }
 
-impl Section for ProcessSettings {
-    fn with(enabled: Enabled) -> Self {
-        Self {
-            enabled,
-            ..Self::default()
+macro_rules! sections {
+    ($($settings:ty),*) => {$(
+        impl Section for $settings {
+            fn with(enabled: Enabled) -> Self {
+                Self {
+                    enabled,
+                    ..Self::default()
+                }
+            }
         }
-    }
+    )*};
 }
-
-impl Section for DockerSettings {
-    fn with(enabled: Enabled) -> Self {
-        Self {
-            enabled,
-            ..Self::default()
-        }
-    }
-}
+sections!(ProcessSettings, DockerSettings, QemuSettings, FirecrackerSettings);
 
 const CHOICES: &str = "`true`, `false` or \"auto\"";
 

@@ -30,10 +30,7 @@ impl Explain {
                 .hosts
                 .iter()
                 .map(|host| {
-                    let state = match host.reasons.is_empty() {
-                        true => "can start more".to_owned(),
-                        false => host.reasons.join("; "),
-                    };
+                    let state = if host.reasons.is_empty() { "can start more".to_owned() } else { host.reasons.join("; ") };
                     format!("{}: {} sandboxes; {state}", host.host, host.sandboxes)
                 })
                 .collect();
