@@ -82,7 +82,7 @@ impl Control {
     /// ended.
     pub async fn close_merge_request(&self, caller: &Caller, id: MergeRequestId) -> Result<MergeRequest> {
         let request = retry_on_conflict!({
-            let mut request = self.merge_request(caller, id).await?;
+            let mut request: MergeRequest = self.owned("merge request", caller.tenant_id, id).await?;
             caller.require(Permission::ProjectsWrite)?;
             if request.status != MergeRequestStatus::Open {
                 return Err(ControlError::Conflict(format!(

@@ -38,6 +38,8 @@ pub(crate) struct Row {
     pub(crate) right: u16,
     /// The answer in another tenant, where it differs.
     pub(crate) elsewhere: Option<u16>,
+    /// The answer to whoever lacks the permission, where it is not 403.
+    pub(crate) lacking: Option<u16>,
 }
 
 impl Row {
@@ -53,6 +55,11 @@ impl Row {
 
     fn query(mut self, query: &'static str) -> Self {
         self.query = query;
+        self
+    }
+
+    fn lacking(mut self, code: u16) -> Self {
+        self.lacking = Some(code);
         self
     }
 
@@ -77,6 +84,7 @@ fn row(method: Method, path: &'static str, needs: &'static [P], on: On, right: u
         body: Body::None,
         right,
         elsewhere: None,
+        lacking: None,
     }
 }
 
@@ -95,6 +103,7 @@ const RUNS_READ: &[P] = &[P::RunsRead];
 const RUNS: &[P] = &[P::RunsWrite, P::RunsRead];
 const FLEET_READ: &[P] = &[P::FleetRead];
 const FLEET: &[P] = &[P::FleetWrite, P::FleetRead];
+const SNAPSHOT: &[P] = &[P::FleetWrite, P::AgentsWrite, P::AgentsRead];
 const TENANT: &[P] = &[P::TenantAdmin];
 const PLATFORM: &[P] = &[P::Admin];
 
@@ -104,6 +113,7 @@ pub(crate) fn rows() -> Vec<Row> {
     all.extend(runs());
     all.extend(agents());
     all.extend(fleet());
+    all.extend(images());
     all.extend(access());
     all
 }
@@ -193,6 +203,31 @@ fn agents() -> Vec<Row> {
             .query("?path=/tmp/x")
             .bytes(),
         row(Method::GET, "/agents/{id}/files", AGENTS, On::AgentWithFile, 200).query("?path=/tmp/x"),
+        row(Method::GET, "/agents/{id}/execs", AGENTS, On::Agent, 200),
+        row(
+            Method::GET,
+            "/agents/{id}/execs/{exec_id}",
+            AGENTS,
+            On::AgentProgram,
+            200,
+        ),
+        row(
+            Method::DELETE,
+            "/agents/{id}/execs/{exec_id}",
+            AGENTS,
+            On::AgentProgram,
+            204,
+        ),
+        // Not a WebSocket, which is said to whoever may see the agent.
+        row(Method::GET, "/agents/{id}/terminal", AGENTS, On::Agent, 400).lacking(400),
+        row(
+            Method::POST,
+            "/agents/{id}/snapshot",
+            SNAPSHOT,
+            On::PlatformAgent,
+            422,
+        )
+        .body(|_| json!({ "name": "s" })),
     ]
 }
 
@@ -213,6 +248,20 @@ fn fleet() -> Vec<Row> {
     ]
 }
 
+/// This server has no Docker Engine, which is said to those who may use one.
+fn images() -> Vec<Row> {
+    let get = |path, on| row(Method::GET, path, FLEET_READ, on, 503);
+    vec![
+        get("/images", On::Nothing),
+        row(Method::POST, "/images", FLEET, On::Nothing, 503).body(|_| json!({})),
+        get("/images/{hash}", On::Image),
+        row(Method::DELETE, "/images/{hash}", FLEET, On::Image, 503),
+        get("/images/{hash}/log", On::Image),
+        row(Method::POST, "/images/{hash}/root-drive", FLEET, On::Image, 503)
+            .body(|_| json!({ "size_mb": 4096 })),
+    ]
+}
+
 fn access() -> Vec<Row> {
     let get = |path, needs, on| row(Method::GET, path, needs, on, 200);
     let delete = |path, needs, on| row(Method::DELETE, path, needs, on, 204);
@@ -220,9 +269,12 @@ fn access() -> Vec<Row> {
     vec![
         get("/tenants", PLATFORM, On::Nothing),
         row(Method::POST, "/tenants", PLATFORM, On::Nothing, 201).body(name),
-        get("/tenants/{id}", PLATFORM, On::Tenant),
-        row(Method::PATCH, "/tenants/{id}", PLATFORM, On::Tenant, 200).body(name),
-        delete("/tenants/{id}", PLATFORM, On::Tenant),
+        // A tenant that is not one's own is not there for anybody but the platform.
+        get("/tenants/{id}", PLATFORM, On::Tenant).lacking(404),
+        row(Method::PATCH, "/tenants/{id}", PLATFORM, On::Tenant, 200)
+            .body(name)
+            .lacking(404),
+        delete("/tenants/{id}", PLATFORM, On::Tenant).lacking(404),
         get("/departments", AGENTS_READ, On::Nothing),
         row(Method::POST, "/departments", TENANT, On::Nothing, 201).body(name),
         row(Method::PATCH, "/departments/{id}", TENANT, On::Department, 200).body(name),

@@ -35,6 +35,9 @@ pub(crate) enum On {
     Run,
     Agent,
     AgentWithFile,
+    AgentProgram,
+    PlatformAgent,
+    Image,
     Pool,
     Host,
     Sandbox,
@@ -52,7 +55,7 @@ impl On {
     pub(crate) fn is_of_tenant(self) -> bool {
         !matches!(
             self,
-            Self::Nothing | Self::Pool | Self::Host | Self::Sandbox | Self::CredentialName
+            Self::Nothing | Self::Image | Self::Pool | Self::Host | Self::Sandbox | Self::CredentialName
         )
     }
 }
@@ -122,6 +125,12 @@ impl World {
         let token = world.post(&administrator, Some("other"), "/tokens", all).await;
         world.other = secret(&token);
         assert_ne!(id(&other), world.home_id);
+        // An agent for nearly every row, and a program of the queue here and there.
+        let (status, pool) = world
+            .server
+            .call(Method::PUT, "/pools/default", Some(json!({ "max": 500 })))
+            .await;
+        assert_eq!(status, 200, "{pool}");
         let project = json!({ "source": source });
         let project = world
             .post(&administrator, Some("home"), "/projects", project)
@@ -232,6 +241,24 @@ impl World {
                 }
                 agent
             }
+            On::AgentProgram => {
+                let agent = self.new_object("/agents", json!({})).await;
+                let body = json!({ "command": ["sleep", "3600"], "grace_seconds": 3600 });
+                let path = format!("/agents/{agent}/exec");
+                let started = self
+                    .send(Method::POST, &path, Some(&self.owner), None, Some(body))
+                    .await;
+                assert_eq!(started.status, 200, "{started:?}");
+                let path = format!("/agents/{agent}/execs");
+                let programs = self.send(Method::GET, &path, Some(&self.owner), None, None).await;
+                let program = programs.body[0]["exec_id"].as_str();
+                let program = program
+                    .unwrap_or_else(|| panic!("no program in {programs:?}"))
+                    .to_owned();
+                return vec![agent, program];
+            }
+            On::PlatformAgent => id(&self.post(&self.administrator, None, "/agents", json!({})).await),
+            On::Image => "0123456789abcdef".to_owned(),
             On::Pool => "default".to_owned(),
             On::Host => return vec!["sim".to_owned(), "local".to_owned()],
             On::Sandbox => self.new_object("/agents", json!({})).await,
@@ -268,7 +295,7 @@ impl World {
     }
 
     /// Variables that name nothing.
-    pub(crate) fn strange(&self, on: On) -> Vec<String> {
+    pub(crate) fn strange(on: On) -> Vec<String> {
         use ostler_domain as d;
         let one = match on {
             On::Project => d::ProjectId::new().to_string(),
@@ -276,14 +303,19 @@ impl World {
             On::Subtask | On::BlockedSubtask | On::CompletedSubtask => SubtaskId::new().to_string(),
             On::MergeRequest => MergeRequestId::new().to_string(),
             On::Run => d::RunId::new().to_string(),
-            On::Agent | On::AgentWithFile | On::Sandbox => d::SandboxId::new().to_string(),
+            On::Agent | On::AgentWithFile | On::PlatformAgent | On::Sandbox => {
+                d::SandboxId::new().to_string()
+            }
+            On::AgentProgram => return vec![d::SandboxId::new().to_string(), "x".to_owned()],
             On::Tenant => d::TenantId::new().to_string(),
             On::Department => d::DepartmentId::new().to_string(),
             On::User => d::UserId::new().to_string(),
             On::UserAndRole => return vec![d::UserId::new().to_string(), d::RoleId::new().to_string()],
             On::Role => d::RoleId::new().to_string(),
             On::Token => d::TokenId::new().to_string(),
-            On::Nothing | On::Pool | On::Host | On::CredentialName => panic!("{on:?} is nobody's"),
+            On::Nothing | On::Image | On::Pool | On::Host | On::CredentialName => {
+                panic!("{on:?} is nobody's")
+            }
         };
         vec![one]
     }
@@ -341,7 +373,7 @@ async fn prepare(database: &Path, project: &str) -> BTreeMap<On, VecDeque<String
     let mut made: BTreeMap<On, VecDeque<String>> = BTreeMap::new();
     let mut changes = Vec::new();
     let mut number = 100;
-    for at in 0..PREPARED {
+    for _ in 0..PREPARED {
         for (on, status) in [
             (On::Task, TaskStatus::Active),
             (On::FailedTask, TaskStatus::PlanningFailed),
