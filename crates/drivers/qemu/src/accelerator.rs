@@ -7,6 +7,9 @@ use crate::kernel::Kernel;
 use crate::launch;
 use crate::layout::{load, save};
 use crate::options::Accelerator;
+use crate::user;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use ostler_sandbox::cgroup::Group;
 use ostler_sandbox::process::boot_id;
 use serde::{Deserialize, Serialize};
@@ -105,7 +108,8 @@ async fn trial(
     };
     let description = initrd::description(&machine).map_err(|e| Error::Other(e.to_string()))?;
     let initrd = launch::in_memory(&[&kernel.initrd, &description])?;
-    let image = launch::open_kernel(&kernel.path, None)?;
+    let user = nix::unistd::geteuid().is_root().then_some(user::FOR_TRIALS);
+    let image = launch::open_kernel(&kernel.path, user)?;
     let mut command = Command::new(program);
     command
         .args(launch::machine(accelerator, 1, MEMORY_MB))
@@ -113,7 +117,10 @@ async fn trial(
         .args(["-serial", "stdio"])
         .env_clear();
     let passed = vec![image.as_raw_fd(), initrd.as_raw_fd()];
-    launch::detach(&mut command, &Group::new(Vec::new()), None, passed)?;
+    launch::detach(&mut command, &Group::new(Vec::new()), user, passed)?;
+    // A kernel that hangs must not outlive a server that is killed while it waits.
+    // SAFETY: the closure makes one system call; it neither allocates nor takes locks.
+    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
     let begun = Instant::now();
     let name = accelerator.as_str();
     let output = crate::programs::output(&mut command, limit).await.map_err(|e| {

@@ -6,7 +6,7 @@ use crate::error::{At, Error};
 use crate::initrd::{self, Machine, USER_NETWORK};
 use crate::kernel::{self, Kernel};
 use crate::launch::{self, CONSOLE, PORT, Plan, QMP};
-use crate::layout::{MachineDir, Record, Started};
+use crate::layout::{self, MachineDir, Record, Started};
 use crate::mux::{Mux, Stream};
 use crate::options::QemuOptions;
 use crate::qmp::Qmp;
@@ -134,9 +134,20 @@ impl QemuDriver {
             kernels: tokio::sync::Mutex::default(),
         });
         for id in inner.list() {
-            if let Some(qemu) = inner.dir(id).qemu(id).filter(|q| q.alive()) {
+            let dir = inner.dir(id);
+            let Some(qemu) = dir.qemu(id).filter(|q| q.alive()) else {
+                continue;
+            };
+            if dir.is_complete() {
                 inner.watch(id, qemu, false);
                 inner.finish_snapshot(id).await;
+            } else {
+                // The server was killed before the machine ran, and it never would: nobody is to wait for its guest.
+                tracing::info!(sandbox = %id, "its start was cut off; it is ended");
+                let killed = layout::kill(qemu);
+                if killed.is_err() || !qemu.ended_within(NOTE_LIMIT).await {
+                    tracing::warn!(sandbox = %id, ?killed, "a machine whose start was cut off does not end");
+                }
             }
         }
         Ok(Self { inner })
@@ -235,10 +246,15 @@ impl Inner {
         Ok(kernel)
     }
 
-    async fn accelerator(&self, kernel: &Kernel) -> Result<&Found, Error> {
+    /// What runs the processors, found out with the driver's own kernel, or with `other` where it has none.
+    async fn accelerator(&self, other: &Kernel) -> Result<&Found, Error> {
         let (program, version) = self.qemu().await?;
         let only = self.options.accelerator;
-        let find = || accelerator::find(program, version, kernel, only, &self.options.state_dir);
+        let find = async || {
+            let own = self.kernel(None).await.ok();
+            let kernel = own.as_deref().unwrap_or(other);
+            accelerator::find(program, version, kernel, only, &self.options.state_dir).await
+        };
         self.accelerator.get_or_try_init(find).await
     }
 
@@ -350,11 +366,12 @@ impl Inner {
             restored: restored.is_some(),
         };
         let qemu = launch::start(program, &plan, dir, &group, user)?;
-        dir.write_started(&Started {
+        let mut started = Started {
             boot: boot_id(),
             qemu,
-        })
-        .at(dir.path())?;
+            complete: false,
+        };
+        dir.write_started(&started).at(dir.path())?;
         let mut qmp = tokio::select! {
             qmp = self.qmp(id) => qmp?,
             _ = qemu.ended() => return Err(Error::Other("QEMU ended at once".into())),
@@ -364,6 +381,8 @@ impl Inner {
             snapshot::restore(&options.state_dir, name, &mut qmp).await?;
         }
         qmp.execute("cont", json!({})).await?;
+        started.complete = true;
+        dir.write_started(&started).at(dir.path())?;
         Ok(qemu)
     }
 

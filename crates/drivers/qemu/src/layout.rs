@@ -29,11 +29,13 @@ pub(crate) struct Record {
     pub(crate) key: Key,
 }
 
-/// Written once QEMU runs.
+/// Written once QEMU runs, and again when the machine does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Started {
     pub(crate) boot: String,
     pub(crate) qemu: Identity,
+    /// Whether the start is complete.
+    pub(crate) complete: bool,
 }
 
 /// Written when QEMU has ended, by the server that started it.
@@ -90,6 +92,11 @@ impl MachineDir {
             None if self.0.exists() => marked(id),
             None => None,
         }
+    }
+
+    /// Whether the start of the machine was not cut off in the middle.
+    pub(crate) fn is_complete(&self) -> bool {
+        load::<Started>(&self.join("process.json")).is_some_and(|started| started.complete)
     }
 
     /// How QEMU ended, where that was seen.

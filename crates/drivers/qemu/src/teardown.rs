@@ -7,12 +7,14 @@ use crate::qmp::Qmp;
 use ostler_domain::SandboxId;
 use ostler_sandbox::cgroup::{Group, Host};
 use serde_json::json;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long the kernel gets to end killed processes.
 const DEATH_LIMIT: Duration = Duration::from_secs(10);
 /// How long QEMU gets to let a paused machine go on, of its grace.
 const RESUME_LIMIT: Duration = Duration::from_millis(500);
+const TRIES: u32 = 20;
 
 /// Ends and removes everything. Returns what could not be done.
 pub(crate) async fn teardown(host: &Host, dir: &MachineDir, id: SandboxId, grace: Duration) -> Vec<String> {
@@ -59,8 +61,21 @@ pub(crate) async fn teardown(host: &Host, dir: &MachineDir, id: SandboxId, grace
             }
         }
         note("removing its cgroup", group.remove(DEATH_LIMIT));
-        note("removing its files", ostler_sandbox::remove_tree(&path));
+        note("removing its files", remove(&path));
         failures
     });
     work.await.unwrap_or_else(|e| vec![e.to_string()])
+}
+
+/// Removes the directory. Whoever reaps QEMU may just be writing there how it ended.
+fn remove(path: &Path) -> std::io::Result<()> {
+    for _ in 0..TRIES {
+        match ostler_sandbox::remove_tree(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+    ostler_sandbox::remove_tree(path)
 }

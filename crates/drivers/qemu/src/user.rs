@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 const FIRST_UID: u32 = 0x7200_0000;
 /// How many there are.
 const UIDS: u32 = 0x10_0000;
+/// The user for trials, which is none of them.
+pub(crate) const FOR_TRIALS: u32 = FIRST_UID + UIDS;
 
 /// A user that none of `taken` is, and that no process of this host runs as; `None` when all are in use. The first choice
 /// comes from the end of the id, which is random, so that installations that know nothing of each other differ.
