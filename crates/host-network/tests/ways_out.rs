@@ -250,8 +250,21 @@ fn allowed_addresses_are_reached_and_nothing_beside_them() {
                 }
             });
         });
+        let heard = common::within(&slot.namespace, || {
+            std::net::UdpSocket::bind("0.0.0.0:7000").unwrap()
+        });
+        heard.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         assert!(tcp(&neighbour, &sandbox).is_err());
         assert!(udp(&neighbour, &sandbox, 20).is_err());
+        assert!(heard.recv(&mut [0; 100]).is_err(), "one way is one too many");
+        // A false sender does not get out even where it sends to is allowed, and the kernel's own check is off.
+        sh(&format!(
+            "for f in all {}; do echo 0 > /proc/sys/net/ipv4/conf/$f/rp_filter; done",
+            slot.interface
+        ));
+        for source in [WEB, UPLINK, &neighbour.address.to_string(), "192.0.2.77"] {
+            raw(&slot, &packet(17, source, DATABASE, &udp_head(5432), 0));
+        }
         assert_eq!(world.arrived(), Vec::<String>::new());
 
         let counters = network.counters(id).unwrap();
