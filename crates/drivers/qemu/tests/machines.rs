@@ -31,6 +31,7 @@ async fn drives_are_as_large_as_asked_and_the_original_stays_as_it_is() {
     let size_mb = std::fs::metadata(&original).unwrap().len() >> 20;
     template.disk_mb = Some(size_mb * 2);
     template.data_drive_mb = Some(64);
+    template.cpus = 2;
     let (id, mut guest) = start(driver.as_ref(), template).await;
     let sizes = guest
         .shell("df --output=size -m / /data | tail -n 2; echo x > /data/file; echo y > /etc/new")
@@ -45,6 +46,7 @@ async fn drives_are_as_large_as_asked_and_the_original_stays_as_it_is() {
         .shell("dd if=/dev/zero of=/data/large bs=1M count=20 conv=fsync")
         .await;
 
+    assert_eq!(guest.shell("nproc").await, "2\n");
     // More than fits on its way at a time.
     let numbers = guest.shell("seq 1 200000").await;
     assert!(
@@ -186,6 +188,27 @@ async fn a_snapshot_goes_on_where_it_was_taken_as_often_as_wanted() {
 }
 
 #[tokio::test]
+async fn a_snapshot_cut_off_with_its_server_leaves_a_machine_that_goes_on() {
+    require!(Qemu);
+    let subject = Qemu::new();
+    let driver = subject.open().await;
+    let (id, guest) = start(driver.as_ref(), subject.template()).await;
+    // What a server leaves that is killed in the middle.
+    std::fs::write(subject.dir(id).join("snapshot"), "half").unwrap();
+    let half = subject.state().join("snapshots/.half");
+    std::fs::create_dir_all(&half).unwrap();
+    driver.pause(id).await.unwrap();
+    drop((driver, guest));
+
+    let driver = subject.open().await;
+    let mut guest = Guest::ready(driver.as_ref(), id).await;
+    assert_eq!(guest.shell("echo on").await, "on\n");
+    assert!(!half.exists() && !subject.dir(id).join("snapshot").exists());
+    assert!(driver.snapshots().await.unwrap().is_empty());
+    driver.remove(id, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_keeps_a_machine_from_starting_is_told() {
     require!(Qemu);
     let subject = Qemu::new();
@@ -239,7 +262,7 @@ async fn what_keeps_a_machine_from_starting_is_told() {
 
     // A kernel that waits for ever: nobody answers, at once, and it is removed all the same.
     let silent = spec(&|t| {
-        t.kernel_args = Some("initcall_debug=0 rdinit=/no/such/init root=/dev/none rootwait".into())
+        t.kernel_args = Some("initcall_debug=0 rdinit=/no/such/init root=/dev/none rootwait".into());
     });
     driver.start(&silent).await.unwrap();
     let begun = Instant::now();
