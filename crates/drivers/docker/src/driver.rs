@@ -12,7 +12,7 @@ use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec, Usage,
     mount_refusals, refusals,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,6 +52,26 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl DockerDriver {
+    /// What it can enforce with an engine that has everything, apart from devices: those are named in its options.
+    pub fn best() -> Capabilities {
+        Capabilities {
+            isolation: Isolation::Namespace,
+            networks: vec![NetworkPolicy::None, NetworkPolicy::Filtered, NetworkPolicy::Open],
+            images: true,
+            cpu_limit: true,
+            memory_limit: true,
+            disk_limit: true,
+            mounts: true,
+            pause: true,
+            snapshot: false,
+            machines: false,
+            vsock: false,
+            devices: BTreeSet::new(),
+            users: true,
+            arch: std::env::consts::ARCH.to_owned(),
+        }
+    }
+
     /// Connects to the engine, asks what it can do and follows its events. Must be called within a tokio runtime. Fails with
     /// [`DriverError::Unavailable`] and what to do if the engine cannot be reached, is not believed, or runs containers that
     /// the guest program is not for.
@@ -147,28 +167,22 @@ fn capabilities(
     // Those of another host are seen when a container asks for them.
     let is_there = |path: &str| engine.remote || std::path::Path::new(path).exists();
     Capabilities {
-        isolation: Isolation::Namespace,
         networks,
-        images: true,
         cpu_limit: info.cpu_cfs_quota == Some(true),
         memory_limit: info.memory_limit == Some(true),
         disk_limit,
         mounts: !engine.remote,
-        pause: true,
-        snapshot: false,
-        machines: false,
-        vsock: false,
         devices: options
             .devices
             .iter()
             .filter(|(_, path)| is_there(path))
             .map(|(name, _)| name.clone())
             .collect(),
-        users: true,
         arch: info
             .architecture
             .clone()
             .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        ..DockerDriver::best()
     }
 }
 

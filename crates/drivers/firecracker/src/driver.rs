@@ -75,6 +75,26 @@ struct Entry {
 }
 
 impl FirecrackerDriver {
+    /// What it can enforce with a version that has everything.
+    pub fn best() -> Capabilities {
+        Capabilities {
+            isolation: Isolation::Vm,
+            networks: vec![NetworkPolicy::None, NetworkPolicy::Filtered],
+            images: false,
+            cpu_limit: true,
+            memory_limit: true,
+            disk_limit: true,
+            mounts: false,
+            pause: true,
+            snapshot: true,
+            machines: true,
+            vsock: true,
+            devices: BTreeSet::new(),
+            users: false,
+            arch: std::env::consts::ARCH.to_owned(),
+        }
+    }
+
     /// Looks at the host, makes the state directory, watches the machines that an earlier driver of the same instance left
     /// running, and lets those go on that were paused for a snapshot when it was killed. It opens also where Firecracker is
     /// absent: starts then say so. Must be called within a tokio runtime.
@@ -100,20 +120,9 @@ impl FirecrackerDriver {
         let jailer = probe::program(&options.jailer);
         let version = program.as_ref().ok().map(|p| p.version);
         let capabilities = Capabilities {
-            isolation: Isolation::Vm,
-            networks: vec![NetworkPolicy::None, NetworkPolicy::Filtered],
-            images: false,
-            cpu_limit: true,
-            memory_limit: true,
-            disk_limit: true,
-            mounts: false,
             pause: version.is_none_or(|v| v.refuses_pause().is_none()),
             snapshot: version.is_none_or(|v| v.refuses_snapshots().is_none()),
-            machines: true,
-            vsock: true,
-            devices: BTreeSet::new(),
-            users: false,
-            arch: std::env::consts::ARCH.to_owned(),
+            ..Self::best()
         };
         let inner = Arc::new(Inner {
             snapshots: Store::of(&options.state_dir),

@@ -67,6 +67,26 @@ pub(crate) fn guest_arguments(run: &Path, workspace: &Path) -> Vec<OsString> {
 }
 
 impl ProcessDriver {
+    /// What it can enforce on a host that has everything it needs.
+    pub fn best() -> Capabilities {
+        Capabilities {
+            isolation: Isolation::Namespace,
+            networks: vec![NetworkPolicy::None, NetworkPolicy::Filtered, NetworkPolicy::Open],
+            images: false,
+            cpu_limit: true,
+            memory_limit: true,
+            disk_limit: true,
+            mounts: true,
+            pause: true,
+            snapshot: false,
+            machines: false,
+            vsock: false,
+            devices: BTreeSet::new(),
+            users: false,
+            arch: std::env::consts::ARCH.to_owned(),
+        }
+    }
+
     /// Looks at the host, makes the state directory and watches the sandboxes that an earlier driver of the same
     /// instance left running. Must be called within a tokio runtime.
     pub async fn open(mut options: ProcessOptions) -> Result<Self, DriverError> {
@@ -107,23 +127,18 @@ impl ProcessDriver {
                 (true, false) => vec![NetworkPolicy::None, NetworkPolicy::Filtered],
                 (false, _) => vec![NetworkPolicy::Open],
             },
-            images: false,
             cpu_limit: host.limits_cpu(),
             memory_limit: host.limits_memory(),
             disk_limit: namespaces && disk::missing().is_none(),
             mounts: namespaces,
             pause: host.freezes(),
-            snapshot: false,
-            machines: false,
-            vsock: false,
             devices: options
                 .devices
                 .iter()
                 .filter(|name| namespaces && bubblewrap::has_device(name))
                 .cloned()
                 .collect(),
-            users: false,
-            arch: std::env::consts::ARCH.to_owned(),
+            ..Self::best()
         };
         let inner = Arc::new(Inner {
             starts: Semaphore::new(options.starts.max(1)),

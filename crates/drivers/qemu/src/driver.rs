@@ -77,6 +77,26 @@ struct Entry {
 }
 
 impl QemuDriver {
+    /// What it can enforce on a host that has everything it needs.
+    pub fn best() -> Capabilities {
+        Capabilities {
+            isolation: Isolation::Vm,
+            networks: vec![NetworkPolicy::None, NetworkPolicy::Filtered, NetworkPolicy::Open],
+            images: false,
+            cpu_limit: true,
+            memory_limit: true,
+            disk_limit: true,
+            mounts: false,
+            pause: true,
+            snapshot: true,
+            machines: true,
+            vsock: false,
+            devices: BTreeSet::new(),
+            users: false,
+            arch: std::env::consts::ARCH.to_owned(),
+        }
+    }
+
     /// Makes the state directory and watches the machines that an earlier driver of the same instance left running. What is
     /// missing on this host is told by [`Driver::probe`] and by the first start. Must be called within a tokio runtime.
     pub async fn open(mut options: QemuOptions) -> Result<Self, DriverError> {
@@ -103,26 +123,12 @@ impl QemuDriver {
             .and_then(|()| std::fs::canonicalize(&options.state_dir))
             .map(|real| options.state_dir = real)
             .map_err(|e| unavailable(format!("its directory {}: {e}", options.state_dir.display())))?;
-        let mut networks = vec![NetworkPolicy::None, NetworkPolicy::Filtered];
-        if options.host_network {
-            networks.push(NetworkPolicy::Open);
+        let mut capabilities = Self::best();
+        if !options.host_network {
+            capabilities
+                .networks
+                .retain(|policy| *policy != NetworkPolicy::Open);
         }
-        let capabilities = Capabilities {
-            isolation: Isolation::Vm,
-            networks,
-            images: false,
-            cpu_limit: true,
-            memory_limit: true,
-            disk_limit: true,
-            mounts: false,
-            pause: true,
-            snapshot: true,
-            machines: true,
-            vsock: false,
-            devices: BTreeSet::new(),
-            users: false,
-            arch: std::env::consts::ARCH.to_owned(),
-        };
         let inner = Arc::new(Inner {
             host: Host::discover(&options.instance),
             options,
