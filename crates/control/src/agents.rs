@@ -4,6 +4,7 @@
 //! ends, and so does a program whose output nobody reads any more, with all of its children, after the time that was
 //! agreed on.
 
+mod denials;
 mod exec;
 mod files;
 mod programs;
@@ -25,8 +26,9 @@ use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{
     DepartmentId, PausedBy, Permission, Pool, Requirements, Sandbox, SandboxId, SandboxStatus,
 };
-use ostler_store::{Filter, Op, StoreExt};
+use ostler_store::{Filter, Op, StoreExt, Told};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Longest list of commands, and longest command in it.
@@ -65,17 +67,28 @@ impl Control {
             tool_allowlist: restricted(new.tool_allowlist),
             for_run: false,
         };
-        let (control, caller, tenant) = (self.clone(), caller.clone(), caller.tenant_id);
+        let (control, tenant) = (self.clone(), caller.tenant_id);
+        let (teller, by) = (self.clone(), caller.clone());
+        let tell = move |sandbox: &Sandbox, warm: bool| {
+            let view = ostler_contracts::SandboxView::from(sandbox.clone());
+            let details = serde_json::json!({ "pool": sandbox.pool, "warm": warm });
+            vec![
+                teller.audit_entry(&by, "agent.provision", sandbox.id, details),
+                teller.event(tenant, "agent.provisioned", sandbox.id, view),
+            ]
+        };
         let (reply, answer) = oneshot::channel();
         // A task of its own, so that a caller who goes away leaves no sandbox half made.
         tokio::spawn(async move {
-            let mut done = control.acquire_agent(&pools, tenant, holder).await;
-            if let Ok(claimed) = &done {
-                let view = ostler_contracts::SandboxView::from(claimed.sandbox.clone());
-                let event = control.event(tenant, "agent.provisioned", claimed.sandbox.id, view);
-                let details = serde_json::json!({ "pool": claimed.sandbox.pool, "warm": claimed.cold_reason.is_none() });
-                let by = control.acting(&caller, "agent.provision", claimed.sandbox.id, details);
-                if let Err(error) = by.commit(vec![event]).await {
+            let told: Told = {
+                let tell = tell.clone();
+                Arc::new(move |sandbox| tell(sandbox, true))
+            };
+            let mut done = control.acquire_agent(&pools, tenant, holder, &told).await;
+            if let Ok(claimed) = &done
+                && claimed.cold_reason.is_some()
+            {
+                if let Err(error) = control.commit(tell(&claimed.sandbox, false)).await {
                     let reason = "who asked for it could not be written down";
                     control.destroyed(&claimed.sandbox, reason).await;
                     done = Err(error);

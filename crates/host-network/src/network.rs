@@ -189,7 +189,7 @@ impl HostNetwork {
     }
 
     /// Removes the slots made ahead and, if no sandbox holds one, the packet filter: nothing is left then.
-    pub async fn close(self) -> Result<(), NetworkError> {
+    pub async fn close(&self) -> Result<(), NetworkError> {
         self.keeper.abort();
         let inner = &self.inner;
         let _making = inner.making.lock().await;

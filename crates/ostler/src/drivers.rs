@@ -12,6 +12,7 @@ use ostler_driver_firecracker::{FirecrackerDriver, FirecrackerOptions};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
 use ostler_driver_qemu::{Accelerator, QemuDriver, QemuOptions};
 use ostler_driver_sim::{SimControl, SimDriver};
+use ostler_host_network::HostNetwork;
 use ostler_sandbox::{Driver, DriverError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -142,6 +143,7 @@ pub(crate) async fn open(
     settings: &DriverSettings,
     images: ImageOptions,
     place: &Place,
+    network: Option<Arc<HostNetwork>>,
     dev: bool,
 ) -> anyhow::Result<Drivers> {
     let mut drivers = Drivers::default();
@@ -152,6 +154,7 @@ pub(crate) async fn open(
     if settings.process.enabled != Enabled::No {
         let options = ProcessOptions {
             host_network: !dev,
+            network,
             ..place.process(&settings.process)
         };
         let opened = ProcessDriver::open(options).await;

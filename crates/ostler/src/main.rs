@@ -3,6 +3,7 @@
 mod database;
 mod doctor;
 mod drivers;
+mod egress;
 mod images;
 mod migrate;
 mod serve;

@@ -1,11 +1,13 @@
 //! `ostler serve`: the server.
 
 use crate::settings::Settings;
-use crate::{database, drivers, images};
+use crate::{database, drivers, egress, images};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
-use ostler_control::{AgentServices, Caller, Control, Drivers, Executor, LogStore, NewToken, Parts, SandboxSettings};
+use ostler_control::{
+    AgentServices, Caller, Control, Drivers, Executor, LogStore, NewToken, Parts, SandboxSettings,
+};
 use ostler_domain::{ServerId, SystemClock};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
@@ -60,10 +62,13 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     let kinds = Kinds::new(settings.agents.clone());
     let server_id = server_id(data)?;
     let place = drivers::Place::prepare(data, server_id.to_string())?;
+    let way_out = egress::open(&settings.egress, &place).await?;
+    let network = way_out.as_ref().and_then(|way_out| way_out.network.clone());
     let mut drivers = drivers::open(
         &settings.drivers,
         images::options(&settings.images, &place, data),
         &place,
+        network.clone(),
         settings.dev,
     )
     .await?;
@@ -80,6 +85,10 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         server_id,
     })
     .with_unavailable(drivers.unavailable.clone());
+    let control = match &way_out {
+        Some(way_out) => control.with_egress(way_out.proxy.clone()),
+        None => control,
+    };
     let control = images::add(control, drivers.images.take(), &settings.images, data)?;
     control.ensure_default_tenant().await?;
     let variable = std::env::var("OSTLER_CREDENTIAL_KEY").ok();
@@ -97,6 +106,9 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     write_connection(&control, data, &format!("http://{address}"), settings.dev).await?;
 
     let stop = CancellationToken::new();
+    // Runs that are still ending may need it.
+    let closing = CancellationToken::new();
+    let letting_out = way_out.map(|way_out| tokio::spawn(way_out.run(control.clone(), closing.clone())));
     let executor =
         Executor::new(control.clone(), settings.executor.clone()).with_agents(agents(&settings, data)?);
     executor.recover().await?;
@@ -148,6 +160,13 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     collecting.await?;
     executing.await?;
     ending.end_sandboxes().await?;
+    closing.cancel();
+    if let Some(letting_out) = letting_out {
+        letting_out.await??;
+    }
+    if let Some(network) = network {
+        network.close().await?;
+    }
     store.close().await;
     Ok(())
 }
@@ -347,13 +366,7 @@ async fn write_connection(control: &Control, data: &Path, url: &str, dev: bool) 
     let token = match kept {
         Some(token) if control.authenticate(&token).await.is_ok() => Some(token),
         _ if dev => None,
-        _ => Some(
-            control
-                .create_token(&Caller::administrator(), new)
-                .await?
-                .1
-                .0,
-        ),
+        _ => Some(control.create_token(&Caller::administrator(), new).await?.1.0),
     };
     write_private(
         &path,

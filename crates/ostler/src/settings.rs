@@ -4,6 +4,7 @@
 //! is read as TOML where that is possible (`true`, `5`, `["a"]`), otherwise as text.
 
 mod drivers;
+mod egress;
 mod gateway;
 mod print;
 
@@ -11,6 +12,7 @@ pub(crate) use drivers::{
     DockerSettings, DriverSettings, Enabled, EngineSettings, FirecrackerSettings, ProcessSettings,
     QemuSettings, Separation,
 };
+pub(crate) use egress::EgressSettings;
 pub(crate) use gateway::GatewayConfig;
 
 use anyhow::{Context, bail};
@@ -59,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) sandboxes: SandboxSettings,
     /// Drivers.
     pub(crate) drivers: DriverSettings,
+    /// What sandboxes reach of the outside.
+    pub(crate) egress: EgressSettings,
     /// Images of sandboxes.
     pub(crate) images: ImageSettings,
     /// Model APIs.
@@ -79,6 +83,7 @@ impl Default for Settings {
             executor: ExecutorSettings::default(),
             sandboxes: SandboxSettings::default(),
             drivers: DriverSettings::default(),
+            egress: EgressSettings::default(),
             images: ImageSettings::default(),
             gateway: GatewayConfig::default(),
         }

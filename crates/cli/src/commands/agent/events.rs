@@ -50,7 +50,8 @@ fn show(session: &Session, event: &EventView) -> Result<()> {
         return session.out.line(event);
     }
     let text = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str);
-    let status = text("status").unwrap_or_default();
+    // Of what was denied, the place is what matters.
+    let status = text("status").or_else(|| text("target")).unwrap_or_default();
     let reason = text("reason").map_or(String::new(), |reason| format!(": {}", one_line(reason)));
     let line = format!("{}  {}  {status}{reason}\n", event.at, event.kind);
     session.out.bytes(line.as_bytes())
