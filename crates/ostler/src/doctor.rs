@@ -26,6 +26,8 @@ const TRIAL: &str = ".doctor-";
 #[serde(rename_all = "lowercase")]
 enum Status {
     Ok,
+    /// Something that is not there and that nobody has asked for.
+    Info,
     Warning,
     Failure,
 }
@@ -34,6 +36,7 @@ impl Status {
     const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Info => "info",
             Self::Warning => "warning",
             Self::Failure => "failure",
         }
@@ -58,6 +61,10 @@ struct Check {
 impl Check {
     fn ok(subject: &str, found: impl Into<String>) -> Self {
         Self::new(Status::Ok, subject, found, "", "")
+    }
+
+    fn info(subject: &str, found: impl Into<String>, meaning: &str) -> Self {
+        Self::new(Status::Info, subject, found, meaning, "")
     }
 
     fn new(
@@ -101,7 +108,7 @@ pub(crate) async fn run(
     };
     let pools = data::database(settings.database.as_deref(), data, &mut checks).await;
     host::server(settings.listen, data, &mut checks).await;
-    let usable = sandboxes::drivers(&settings.drivers, trial.as_ref(), &pools, &mut checks).await;
+    let usable = sandboxes::drivers(&settings, data, trial.as_ref(), &pools, &mut checks).await;
     host::git(&mut checks).await;
     agents::programs(&settings, usable.host_programs(), &mut checks).await;
     agents::keys(&settings, &mut checks);

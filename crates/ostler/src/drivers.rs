@@ -176,11 +176,17 @@ pub(crate) async fn open(
             host_network: !dev,
             ..place.qemu(&settings.qemu)?
         };
-        let opened = QemuDriver::open(options).await;
+        let opened = match QemuDriver::open(options).await {
+            Ok(driver) => complete(DriverKind::Qemu, driver.missing().await, driver),
+            failed => failed,
+        };
         drivers.note(DriverKind::Qemu, LOCAL, settings.qemu.enabled, opened)?;
     }
     if settings.firecracker.enabled != Enabled::No {
-        let opened = FirecrackerDriver::open(place.firecracker(&settings.firecracker)).await;
+        let opened = match FirecrackerDriver::open(place.firecracker(&settings.firecracker)).await {
+            Ok(driver) => complete(DriverKind::Firecracker, driver.missing(), driver),
+            failed => failed,
+        };
         drivers.note(
             DriverKind::Firecracker,
             LOCAL,
@@ -189,6 +195,17 @@ pub(crate) async fn open(
         )?;
     }
     Ok(drivers)
+}
+
+/// A driver that opens also where what it needs is absent is of no use there.
+fn complete<D>(kind: DriverKind, missing: Option<String>, driver: D) -> Result<D, DriverError> {
+    match missing {
+        None => Ok(driver),
+        Some(message) => Err(DriverError::Unavailable {
+            driver: kind,
+            message,
+        }),
+    }
 }
 
 /// Opens the docker driver; an engine that hangs must not hold up a start for long.

@@ -5,12 +5,13 @@
 use ostler_domain::{DriverKind, SandboxId, SandboxTemplate};
 use ostler_driver_process::{ProcessDriver, ProcessOptions};
 use ostler_sandbox::{Driver, DriverStatus, SandboxSpec};
-use ostler_test_kit::{DockerEngine, LeakGuard, TestServer, in_path, require};
+use ostler_test_kit::{DockerEngine, LeakGuard, MachineParts, TestServer, in_path, require};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// What the doctor said.
 struct Said {
@@ -43,6 +44,9 @@ fn doctor(data: &Path, change: impl FnOnce(&mut Command)) -> Said {
         .args(["doctor", "--json", "--data"])
         .arg(data)
         .env("OSTLER_LISTEN", "127.0.0.1:0")
+        // Finding out what works of it takes seconds; the tests that want it say so.
+        .env("OSTLER_DRIVERS__QEMU__ENABLED", "false")
+        .env("OSTLER_DRIVERS__FIRECRACKER__ENABLED", "false")
         .stdin(Stdio::null());
     change(&mut command);
     let output = command.output().unwrap();
@@ -193,6 +197,122 @@ fn an_engine_and_its_images_are_looked_at() {
         ])
         .unwrap();
     assert_eq!(left, "");
+}
+
+#[test]
+fn a_further_engine_that_is_away_is_named_and_the_others_are_used() {
+    require!(BaseImage);
+    let engine = DockerEngine::start();
+    let dir = tempfile::tempdir().unwrap();
+    let said = doctor(&dir.path().join("data"), |command| {
+        command
+            .env("OSTLER_DRIVERS__PROCESS", "false")
+            .env("OSTLER_DRIVERS__DOCKER__ENGINE", engine.url())
+            .env("OSTLER_DRIVERS__DOCKER__IMAGE", engine.base_image())
+            .env(
+                "OSTLER_DRIVERS__DOCKER__HOSTS__BUILD1__ENGINE",
+                "unix:///nowhere.sock",
+            );
+    });
+    let (status, text) = said.on("docker on build1: engine");
+    assert_eq!((said.code, status), (0, "warning"), "{text}");
+    assert!(
+        text.contains("nowhere.sock") && text.contains("drivers.docker.hosts"),
+        "{text}"
+    );
+    assert_eq!(said.on("docker sandbox").0, "ok", "{}", said.all);
+    let (status, text) = said.on("image building");
+    let complete = in_path("mmdebstrap").is_some() && in_path("mke2fs").is_some();
+    assert_eq!(status, if complete { "ok" } else { "info" }, "{text}");
+}
+
+#[test]
+fn machines_that_nobody_asked_for_are_told_and_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let look = |enabled: &str| {
+        doctor(&dir.path().join("data"), |command| {
+            command
+                .env("OSTLER_DRIVERS__DOCKER", "false")
+                .env("OSTLER_DRIVERS__QEMU__ENABLED", enabled)
+                .env("OSTLER_DRIVERS__QEMU__PROGRAM", "/nowhere/qemu")
+                .env("OSTLER_DRIVERS__FIRECRACKER__ENABLED", enabled)
+                .env("OSTLER_DRIVERS__FIRECRACKER__PROGRAM", "/nowhere/firecracker");
+        })
+    };
+    let said = look("auto");
+    for (subject, how) in [
+        ("qemu driver", "install qemu-system-x86"),
+        ("firecracker driver", "install it from"),
+    ] {
+        let (status, text) = said.on(subject);
+        assert_eq!(status, "info", "{text}");
+        assert!(text.contains("/nowhere/") && text.contains(how), "{text}");
+    }
+    let said = look("true");
+    assert_eq!(
+        (said.code, said.on("qemu QEMU").0),
+        (1, "failure"),
+        "{}",
+        said.all
+    );
+    assert_eq!(said.on("firecracker firecracker").0, "failure", "{}", said.all);
+}
+
+#[test]
+fn whether_kvm_works_is_found_out_by_booting_once() {
+    require!(Qemu);
+    let parts = MachineParts::find().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let _guard = LeakGuard::new(dir.path());
+    // As a server that has run here leaves it.
+    std::fs::create_dir_all(dir.path().join("sandboxes/qemu")).unwrap();
+    let look = || {
+        let begun = Instant::now();
+        let said = doctor(dir.path(), |command| {
+            command
+                .env("OSTLER_DRIVERS__PROCESS", "false")
+                .env("OSTLER_DRIVERS__DOCKER", "false")
+                .env("OSTLER_DRIVERS__QEMU__ENABLED", "true")
+                .env("OSTLER_DRIVERS__QEMU__KERNEL", &parts.kernel)
+                .env("OSTLER_DRIVERS__QEMU__MODULES", &parts.modules);
+        });
+        (said, begun.elapsed())
+    };
+    let (said, first) = look();
+    let (status, text) = said.on("qemu processors");
+    assert_eq!((said.code, status), (0, "ok"), "{}", said.all);
+    assert!(text.contains("a kernel started in"), "{text}");
+    assert!(said.on("qemu sandbox").1.contains("--root-drive"), "{}", said.all);
+    let (again, second) = look();
+    assert_eq!(again.on("qemu processors").1, text);
+    assert!(second < first, "{second:?} after {first:?}");
+}
+
+#[test]
+fn the_network_of_filtered_sandboxes_is_tried() {
+    require!(HostNetwork);
+    let dir = tempfile::tempdir().unwrap();
+    let _guard = LeakGuard::new(dir.path());
+    let said = doctor(&dir.path().join("data"), |command| {
+        command
+            .env("OSTLER_DRIVERS__DOCKER", "false")
+            .env("OSTLER_EGRESS__INTERFACES", "true");
+    });
+    let (status, text) = said.on("host network");
+    assert_eq!(status, "ok", "{text}");
+    assert!(text.contains("was made in"), "{text}");
+    // What must be there and cannot be is a failure; elsewhere it is only told.
+    for (interfaces, wanted) in [("true", "failure"), ("auto", "info")] {
+        let said = doctor(&dir.path().join("data"), |command| {
+            command
+                .env("OSTLER_DRIVERS__DOCKER", "false")
+                .env("OSTLER_EGRESS__INTERFACES", interfaces)
+                .env("OSTLER_EGRESS__RANGE", "10.0.0.0/40");
+        });
+        let (status, text) = said.on("host network");
+        assert_eq!(status, wanted, "{text}");
+        assert!(text.contains("10.0.0.0/40"), "{text}");
+    }
 }
 
 #[test]

@@ -147,6 +147,31 @@ async fn find(name: &Path) -> Result<Program, String> {
     Ok(Program { path, version })
 }
 
+impl FirecrackerDriver {
+    /// What keeps it from starting anything, as far as can be seen at once: a program or a file of the settings is absent.
+    pub fn missing(&self) -> Option<String> {
+        let options = &self.inner.options;
+        if let Err(why) = &self.inner.program {
+            return Some(format!("{why}: {}", probe::INSTALL));
+        }
+        if options.jailed && self.inner.jailer.is_none() {
+            let name = options.jailer.display();
+            return Some(format!(
+                "{name}, which it runs in, is not installed: {}",
+                probe::INSTALL
+            ));
+        }
+        let files = [("kernel", &options.kernel), ("archive", &options.initrd)];
+        files.into_iter().find_map(|(what, file)| {
+            let file = file.as_ref().filter(|file| !file.is_file())?;
+            Some(format!(
+                "there is no {what} {}: name one that is there in the settings",
+                file.display()
+            ))
+        })
+    }
+}
+
 impl Drop for FirecrackerDriver {
     fn drop(&mut self) {
         for entry in lock(&self.inner.entries).values() {

@@ -16,6 +16,8 @@ const KVM_GET_API_VERSION: libc::Ioctl = 0xAE00;
 const KVM_CREATE_VM: libc::Ioctl = 0xAE01;
 const KVM_API: i32 = 12;
 
+/// Where it is to be had.
+pub(crate) const INSTALL: &str = "install it from https://github.com/firecracker-microvm/firecracker/releases, or name the program in the settings";
 const RELEASES: &str = "https://github.com/firecracker-microvm/firecracker/releases";
 
 /// Where programs are looked for: as this process would, and where those for root are.

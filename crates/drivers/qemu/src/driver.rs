@@ -160,6 +160,23 @@ impl QemuDriver {
     }
 }
 
+impl QemuDriver {
+    /// What keeps it from starting anything, as far as can be seen at once: the program or the kernel is absent.
+    pub async fn missing(&self) -> Option<String> {
+        let inner = &self.inner;
+        if let Err(why) = inner.qemu().await {
+            return Some(why.to_string());
+        }
+        let named = inner.options.kernel.iter().find(|file| !file.is_file());
+        named.map(|file| {
+            format!(
+                "there is no kernel {}: name one that is there in the settings, or none for the newest in /boot",
+                file.display()
+            )
+        })
+    }
+}
+
 impl Drop for QemuDriver {
     fn drop(&mut self) {
         for entry in lock(&self.inner.entries).values() {

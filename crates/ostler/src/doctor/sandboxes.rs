@@ -1,13 +1,19 @@
 //! The drivers: what each needs, and whether a sandbox really starts.
 
+mod docker;
+mod machines;
+mod network;
+mod process;
+
 use super::{Check, LIMIT, Status, TRIAL};
-use crate::drivers::{self, Place, template};
+use crate::drivers::{self, Place};
 use crate::serve::stop_signal;
-use crate::settings::{DriverSettings, Enabled, Separation};
-use ostler_domain::{DriverKind, Pool, SandboxId};
+use crate::settings::{Enabled, Settings};
+use ostler_domain::{DriverKind, Pool, SandboxId, SandboxTemplate};
+use ostler_driver_firecracker::FirecrackerDriver;
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
+use ostler_driver_qemu::QemuDriver;
 use ostler_sandbox::{Driver, DriverError, SandboxSpec};
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -16,24 +22,44 @@ use tempfile::TempDir;
 const STEP: Duration = Duration::from_millis(5);
 /// Time that a guest has to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
+/// vsock context id of a trial, where the driver needs one. No server gives it to a sandbox.
+const TRIAL_CID: u32 = u32::MAX - 1;
 
 /// Which drivers can be used.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Usable {
     process: bool,
-    docker: bool,
+    /// Any other.
+    other: bool,
 }
 
 impl Usable {
     /// Whether sandboxes see the programs of this host, or will once what is missing is there.
     pub(super) const fn host_programs(self) -> bool {
-        self.process || !self.docker
+        self.process || !self.other
+    }
+}
+
+/// What is looked at, and with what.
+struct Look<'a> {
+    settings: &'a Settings,
+    /// Where trials are made.
+    place: &'a Place,
+    /// The data directory of the server.
+    data: &'a Path,
+    pools: &'a [Pool],
+}
+
+impl Look<'_> {
+    fn pools(&self, kind: DriverKind) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(move |pool| pool.template.driver == kind)
     }
 }
 
 /// Looks at the drivers that the settings name.
 pub(super) async fn drivers(
-    settings: &DriverSettings,
+    settings: &Settings,
+    data: &Path,
     trial: Option<&TempDir>,
     pools: &[Pool],
     checks: &mut Vec<Check>,
@@ -63,20 +89,28 @@ pub(super) async fn drivers(
             return Usable::default();
         }
     };
+    let look = Look {
+        settings,
+        place: &place,
+        data,
+        pools,
+    };
     let mut usable = Usable::default();
-    match settings.process.enabled {
-        Enabled::No => checks.push(Check::ok("process driver", "switched off in the settings")),
-        enabled => {
-            usable.process = process(settings, &place, required(enabled), checks).await;
-        }
+    let wanted = &settings.drivers;
+    if on("process driver", wanted.process.enabled, checks) {
+        usable.process = process::look(&look, checks).await;
     }
-    match settings.docker.enabled {
-        Enabled::No => checks.push(Check::ok("docker driver", "switched off in the settings")),
-        enabled => {
-            usable.docker = docker(settings, &place, required(enabled), pools, checks).await;
-        }
+    if on("docker driver", wanted.docker.enabled, checks) {
+        usable.other |= docker::look(&look, checks).await;
     }
-    if !usable.process && !usable.docker && !settings.sim {
+    if on("qemu driver", wanted.qemu.enabled, checks) {
+        usable.other |= machines::qemu(&look, checks).await;
+    }
+    if on("firecracker driver", wanted.firecracker.enabled, checks) {
+        usable.other |= machines::firecracker(&look, checks).await;
+    }
+    network::look(&look, checks).await;
+    if !usable.process && !usable.other && !wanted.sim {
         checks.push(Check::new(
             Status::Failure,
             "sandboxes",
@@ -88,12 +122,20 @@ pub(super) async fn drivers(
     usable
 }
 
+/// Whether the settings leave a driver on.
+fn on(subject: &str, enabled: Enabled, checks: &mut Vec<Check>) -> bool {
+    if enabled == Enabled::No {
+        checks.push(Check::ok(subject, "switched off in the settings"));
+    }
+    enabled != Enabled::No
+}
+
 fn instance(pid: u32) -> String {
     format!("doctor-{pid}")
 }
 
 /// Removes what doctors that were killed have left.
-async fn sweep(place: &Path, settings: &DriverSettings) {
+async fn sweep(place: &Path, settings: &Settings) {
     let names = std::fs::read_dir(place).into_iter().flatten();
     for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         let pid = name
@@ -109,7 +151,7 @@ async fn sweep(place: &Path, settings: &DriverSettings) {
             guest: dir.join("guest"),
         };
         if let Err(error) = empty(&left, settings).await {
-            tracing::debug!(%error, "what an earlier doctor has left is still there");
+            tracing::debug!(error, "what an earlier doctor has left is still there");
             continue;
         }
         // What cannot be removed now is tried again the next time.
@@ -117,27 +159,41 @@ async fn sweep(place: &Path, settings: &DriverSettings) {
     }
 }
 
-/// Removes all sandboxes of a place.
-async fn empty(place: &Place, settings: &DriverSettings) -> Result<(), DriverError> {
-    let process = place.process(&settings.process);
-    let docker = place.docker(&settings.docker);
+/// Removes all sandboxes of a place, and the network that was made for them.
+async fn empty(place: &Place, all_settings: &Settings) -> Result<(), String> {
+    let settings = &all_settings.drivers;
     let mut all: Vec<Box<dyn Driver>> = Vec::new();
+    let process = place.process(&settings.process);
     if process.state_dir.exists() {
         let options = ProcessOptions {
             mode: Mode::Auto,
             ..process
         };
-        all.push(Box::new(ProcessDriver::open(options).await?));
+        all.push(Box::new(ProcessDriver::open(options).await.map_err(said)?));
     }
-    if docker.state_dir.exists() {
-        all.push(Box::new(drivers::docker(docker, LIMIT).await?));
-    }
-    for driver in all {
-        for id in driver.list().await? {
-            driver.remove(id, Duration::ZERO).await?;
+    let further = settings.docker.hosts.iter();
+    let further = further.map(|(name, engine)| place.remote_docker(&settings.docker, name, engine));
+    for options in std::iter::once(place.docker(&settings.docker)).chain(further) {
+        if options.state_dir.exists() {
+            all.push(Box::new(drivers::docker(options, LIMIT).await.map_err(said)?));
         }
     }
-    Ok(())
+    let qemu = place.qemu(&settings.qemu).map_err(|error| error.to_string())?;
+    if qemu.state_dir.exists() {
+        all.push(Box::new(QemuDriver::open(qemu).await.map_err(said)?));
+    }
+    let firecracker = place.firecracker(&settings.firecracker);
+    if firecracker.state_dir.exists() {
+        all.push(Box::new(
+            FirecrackerDriver::open(firecracker).await.map_err(said)?,
+        ));
+    }
+    for driver in all {
+        for id in driver.list().await.map_err(said)? {
+            driver.remove(id, Duration::ZERO).await.map_err(said)?;
+        }
+    }
+    network::empty(place, &all_settings.egress.range).await
 }
 
 /// What it is that a wanted driver cannot be used.
@@ -145,131 +201,6 @@ const fn required(enabled: Enabled) -> Status {
     match enabled {
         Enabled::Yes => Status::Failure,
         Enabled::Auto | Enabled::No => Status::Warning,
-    }
-}
-
-async fn process(settings: &DriverSettings, place: &Place, missing: Status, checks: &mut Vec<Check>) -> bool {
-    let settings = &settings.process;
-    let apart = settings.separation == Separation::Namespaces;
-    // Opened even without bubblewrap, so that everything that is missing is told at once.
-    let options = ProcessOptions {
-        mode: match settings.separation {
-            Separation::Plain => Mode::Plain,
-            Separation::Namespaces | Separation::Auto => Mode::Auto,
-        },
-        ..place.process(settings)
-    };
-    let driver = match ProcessDriver::open(options).await {
-        Ok(driver) => driver,
-        Err(error) => {
-            checks.push(Check::new(
-                missing,
-                "process driver",
-                said(error),
-                "it cannot be used",
-                "",
-            ));
-            return false;
-        }
-    };
-    let mut complete = true;
-    for finding in driver.probe().await {
-        let (subject, needed, meaning) = match finding.subject.as_str() {
-            "namespaces" => (
-                "bubblewrap",
-                apart,
-                "the process driver cannot keep sandboxes apart, so it is not used",
-            ),
-            "cgroups" => (
-                "cgroups",
-                settings.limits,
-                "CPU time and memory of sandboxes cannot be limited, so the process driver starts none unless \
-                 `drivers.process.limits = false`",
-            ),
-            other => (other, true, "the process driver cannot be used"),
-        };
-        complete &= finding.ok || !needed;
-        if subject == "bubblewrap" && !finding.ok && !needed {
-            let meaning = "agents can read and change all that this user can";
-            checks.push(Check::new(Status::Warning, subject, finding.detail, meaning, ""));
-            continue;
-        }
-        checks.push(if finding.ok || !needed {
-            Check::ok(subject, finding.detail)
-        } else {
-            Check::new(missing, subject, finding.detail, meaning, "")
-        });
-    }
-    complete && started(&driver, None, missing, checks).await
-}
-
-async fn docker(
-    settings: &DriverSettings,
-    place: &Place,
-    missing: Status,
-    pools: &[Pool],
-    checks: &mut Vec<Check>,
-) -> bool {
-    const SUBJECT: &str = "docker engine";
-    let meaning = "sandboxes cannot be containers; pools of them wait";
-    let driver = match drivers::docker(place.docker(&settings.docker), LIMIT).await {
-        Ok(driver) => driver,
-        Err(error) => {
-            let advice = match missing {
-                Status::Failure => "",
-                _ => "if no engine is wanted, set `drivers.docker.enabled = false`",
-            };
-            checks.push(Check::new(missing, SUBJECT, said(error), meaning, advice));
-            return false;
-        }
-    };
-    for finding in driver.probe().await {
-        checks.push(match (finding.subject.as_str(), finding.ok) {
-            ("engine", true) => Check::ok(SUBJECT, finding.detail),
-            (other, true) => Check::ok(&format!("docker {other}"), finding.detail),
-            (other, false) => Check::new(
-                Status::Warning,
-                &format!("docker {other}"),
-                finding.detail,
-                "templates that ask for it are refused",
-                "",
-            ),
-        });
-    }
-    let of_pools = pools
-        .iter()
-        .filter(|pool| pool.template.driver == DriverKind::Docker);
-    let images: BTreeSet<String> = of_pools
-        .filter_map(|pool| pool.template.image.clone())
-        .chain(settings.docker.image.clone())
-        .collect();
-    let mut present = None;
-    for image in &images {
-        match driver.has_image(image).await {
-            Ok(true) => {
-                checks.push(Check::ok("docker image", format!("{image} is at the engine")));
-                present = Some(image.as_str());
-            }
-            Ok(false) => checks.push(Check::new(
-                Status::Warning,
-                "docker image",
-                format!("the engine has no image {image}"),
-                "sandboxes of it do not start",
-                format!("get it with `docker pull {image}`, or load it with `docker load -i FILE`"),
-            )),
-            Err(error) => checks.push(Check::new(missing, SUBJECT, said(error), meaning, "")),
-        }
-    }
-    match present {
-        Some(image) => started(&driver, Some(image), missing, checks).await,
-        None if images.is_empty() => {
-            checks.push(Check::ok(
-                "docker image",
-                "none is named: containers need a pool with an image, or `drivers.docker.image`",
-            ));
-            false
-        }
-        None => false,
     }
 }
 
@@ -281,14 +212,21 @@ fn said(error: DriverError) -> String {
 }
 
 /// Starts a sandbox, reaches its guest and removes it.
-async fn started(driver: &dyn Driver, image: Option<&str>, missing: Status, checks: &mut Vec<Check>) -> bool {
-    let subject = format!("{} sandbox", driver.kind());
-    let spec = SandboxSpec::new(SandboxId::new(), template(driver, image));
+async fn started(
+    driver: &dyn Driver,
+    subject: &str,
+    template: SandboxTemplate,
+    limit: Duration,
+    missing: Status,
+    checks: &mut Vec<Check>,
+) -> bool {
+    let mut spec = SandboxSpec::new(SandboxId::new(), template);
+    spec.vsock_cid = driver.capabilities().vsock.then_some(TRIAL_CID);
     let begun = Instant::now();
     // A person who does not want to wait must not leave a sandbox behind.
     let tried = tokio::select! {
-        tried = tokio::time::timeout(LIMIT, reached(driver, &spec)) => {
-            tried.unwrap_or_else(|_| Err(format!("it did not answer within {LIMIT:?}")))
+        tried = tokio::time::timeout(limit, reached(driver, &spec)) => {
+            tried.unwrap_or_else(|_| Err(format!("it did not answer within {limit:?}")))
         }
         () = stop_signal() => Err("interrupted".to_owned()),
     };
@@ -297,7 +235,7 @@ async fn started(driver: &dyn Driver, image: Option<&str>, missing: Status, chec
     let failed = |found: String| {
         Check::new(
             missing,
-            &subject,
+            subject,
             found,
             format!("the {} driver cannot be used", driver.kind()),
             "",
@@ -305,7 +243,7 @@ async fn started(driver: &dyn Driver, image: Option<&str>, missing: Status, chec
     };
     let check = match (tried, removed) {
         (Ok(()), Ok(())) => Check::ok(
-            &subject,
+            subject,
             format!("a trial one answered after {} ms", took.as_millis()),
         ),
         (Err(error), _) => failed(format!("a trial one did not start: {error}")),
