@@ -8,8 +8,8 @@ use ostler_control::{
     Parts, PoolChange, SandboxSettings, WorkSettings,
 };
 use ostler_domain::{
-    CommandSpec, Pool, Requirements, Run, RunStatus, Sandbox, SandboxId, SandboxStatus, SandboxTemplate,
-    ServerId, SystemClock,
+    CommandSpec, DriverKind, Pool, Requirements, Run, RunStatus, Sandbox, SandboxId, SandboxStatus,
+    SandboxTemplate, ServerId, SystemClock,
 };
 use ostler_driver_docker::{DockerDriver, DockerOptions};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
@@ -156,7 +156,15 @@ impl World {
     /// The sandbox of a run, once its programs run there.
     async fn carried_by(&self, run: &Run) -> SandboxId {
         let running = self.until(run, |run| run.sandbox_id.is_some()).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        if self.driver.kind() == DriverKind::Sim {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        } else {
+            let end = Instant::now() + LIMIT;
+            while !said(self, &running).await.contains("started") {
+                assert!(Instant::now() < end, "its program did not start");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
         running.sandbox_id.unwrap()
     }
 
@@ -286,8 +294,8 @@ async fn crash(place: &Place, store: Arc<dyn Store>) {
         error.starts_with("killed") || error.starts_with("crash"),
         "{error}"
     );
-    let said = error_in_log(&world, &ended).await;
-    assert!(said.contains(&error), "the log does not say `{error}`: {said}");
+    let log = said(&world, &ended).await;
+    assert!(log.contains(&error), "the log does not say `{error}`: {log}");
 
     let new = NewAgent {
         pool: Some(POOL.into()),
@@ -310,13 +318,11 @@ async fn crash(place: &Place, store: Arc<dyn Store>) {
     world.end().await;
 }
 
-async fn error_in_log(world: &World, run: &Run) -> String {
-    let mut log = world
-        .control
-        .run_log(&me(), run.submitted.id)
-        .await
-        .unwrap()
-        .unwrap();
+/// The log of a run so far.
+async fn said(world: &World, run: &Run) -> String {
+    let Some(mut log) = world.control.run_log(&me(), run.submitted.id).await.unwrap() else {
+        return String::new();
+    };
     let mut said = String::new();
     loop {
         let records = log.next_batch().unwrap();
@@ -388,7 +394,7 @@ fn shell(driver: impl Driver, image: Option<String>) -> Place {
         template,
         driver: Arc::new(driver),
         long: words(&["sh", "-c", "echo started; sleep 600"]),
-        short: words(&["sh", "-c", "sleep 2"]),
+        short: words(&["sh", "-c", "echo started; sleep 2"]),
     }
 }
 
