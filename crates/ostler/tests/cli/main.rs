@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod access;
 mod agents;
 mod local;
 mod mistakes;
