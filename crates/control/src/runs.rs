@@ -6,7 +6,7 @@ use ostler_domain::{
     CommandSpec, Isolation, NewRun, Offer, Permission, Pool, Requirements, Run, RunId, RunKind, RunSpec,
     RunStatus, SubtaskId,
 };
-use ostler_store::{Cancelled, Change, Filter, RunFilter, StoreExt};
+use ostler_store::{Cancelled, Change, Filter, RunFilter, StoreExt, as_owner};
 use serde_json::json;
 use std::time::Duration;
 
@@ -163,7 +163,8 @@ impl Control {
     pub async fn explain_run(&self, caller: &Caller, id: RunId) -> Result<RunExplanation> {
         let run = self.run(caller, id).await?;
         let verdicts = self.verdicts(&run.submitted.requirements).await?;
-        let ahead = self.parts.store.position(id).await?;
+        // Those of others go before it as well.
+        let ahead = as_owner(self.parts.store.position(id)).await?;
         let summary = match run.status {
             RunStatus::Queued => match (run.submitted.not_before, ahead) {
                 _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),

@@ -6,8 +6,8 @@ use crate::queue::{cancel_in, enqueue_in};
 use crate::value::bind_all;
 use ostler_domain::{NewRun, RunId, Timestamp};
 use ostler_store::{Cancelled, Change, Hint, NewEvent, StoreError, Table, Value};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
-use sqlx::{Acquire, AssertSqlSafe};
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -69,46 +69,57 @@ impl PostgresStore {
             })
             .collect();
         let classes = self.inner.classes.of(&self.inner.pool, &runs).await?;
-        let mut connection = self.inner.pool.acquire().await?;
         let mut hints = BTreeSet::new();
         if let [change @ (Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. })] = changes {
-            change_row(&mut connection, change, &mut hints).await?;
+            let mut session = self.inner.session().await?;
+            change_row(&mut session, change, &mut hints).await?;
+            session.done().await?;
             return Ok(named(&hints));
         }
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.inner.transaction().await?;
         // Runs go in as one list, and before the requests to end them.
         if !runs.is_empty() {
             enqueue_in(&mut transaction, &runs, &classes).await?;
             hints.insert(Hint::RunsQueued as u8);
         }
-        let mut events = Vec::new();
-        for change in changes {
-            match change {
-                Change::Enqueue(_) => {}
-                Change::Event(event) => events.push(event),
-                Change::CancelRun(id) => match cancel_in(&mut transaction, *id, present()).await? {
-                    Cancelled::AtOnce => {
-                        hints.insert(Hint::RunsFinished as u8);
-                    }
-                    Cancelled::Requested => {
-                        hints.insert(Hint::CancelRequested as u8);
-                    }
-                    Cancelled::TooLate | Cancelled::Unknown => {}
-                },
-                change => change_row(&mut transaction, change, &mut hints).await?,
-            }
-        }
-        if !events.is_empty() {
-            append_events(&mut transaction, &events).await?;
-            hints.insert(Hint::Events as u8);
-        }
+        changes_in(&mut transaction, changes, &mut hints).await?;
         transaction.commit().await?;
         self.inner.upkeep.note(changes.len(), 0);
         Ok(named(&hints))
     }
 }
 
-fn named(hints: &BTreeSet<u8>) -> Vec<Hint> {
+/// Applies all but the runs to enqueue. Events come last, so this ends the transaction.
+pub(crate) async fn changes_in(
+    connection: &mut PgConnection,
+    changes: &[Change],
+    hints: &mut BTreeSet<u8>,
+) -> Result<(), Failure> {
+    let mut events = Vec::new();
+    for change in changes {
+        match change {
+            Change::Enqueue(_) => {}
+            Change::Event(event) => events.push(event),
+            Change::CancelRun(id) => match cancel_in(&mut *connection, *id, present()).await? {
+                Cancelled::AtOnce => {
+                    hints.insert(Hint::RunsFinished as u8);
+                }
+                Cancelled::Requested => {
+                    hints.insert(Hint::CancelRequested as u8);
+                }
+                Cancelled::TooLate | Cancelled::Unknown => {}
+            },
+            change => change_row(&mut *connection, change, hints).await?,
+        }
+    }
+    if !events.is_empty() {
+        append_events(connection, &events).await?;
+        hints.insert(Hint::Events as u8);
+    }
+    Ok(())
+}
+
+pub(crate) fn named(hints: &BTreeSet<u8>) -> Vec<Hint> {
     [
         Hint::RunsQueued,
         Hint::CancelRequested,
@@ -268,7 +279,7 @@ pub(crate) async fn cancel_alone(
     let mut tries = Tries::default();
     loop {
         let once = async {
-            let mut transaction = store.inner.pool.begin().await?;
+            let mut transaction = store.inner.transaction().await?;
             let cancelled = cancel_in(&mut transaction, id, at).await?;
             transaction.commit().await?;
             Ok(cancelled)

@@ -4,6 +4,7 @@ use crate::class::Classes;
 use crate::error::{connect_error, store_error};
 use crate::hints::Hints;
 use crate::queue::Intake;
+use crate::rls::RequestRole;
 use crate::upkeep::Upkeep;
 use ostler_store::StoreError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) classes: Classes,
     pub(crate) hints: Hints,
     pub(crate) upkeep: Upkeep,
+    pub(crate) request_role: RequestRole,
 }
 
 impl std::fmt::Debug for Inner {
@@ -71,7 +73,7 @@ impl std::fmt::Debug for Inner {
 }
 
 /// A name as an SQL identifier, whatever is in it.
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -178,7 +180,9 @@ impl PostgresStore {
             classes: Classes::default(),
             hints: Hints::new(&schema),
             upkeep: Upkeep::default(),
+            request_role: RequestRole::default(),
         });
+        inner.request_role.look(&inner.pool).await?;
         Ok(Self::start(inner))
     }
 

@@ -9,6 +9,8 @@ mod connect;
 mod error;
 mod hints;
 mod queue;
+mod rls;
+mod sandboxes;
 mod schema;
 mod store;
 mod upkeep;

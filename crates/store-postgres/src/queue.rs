@@ -40,14 +40,12 @@ impl RunQueue for PostgresStore {
     async fn assign_sandbox(&self, id: RunId, attempt: u32, sandbox: SandboxId) -> Result<bool, StoreError> {
         let mut tries = Tries::default();
         loop {
-            let done = sqlx::query("UPDATE run_active SET sandbox_id = $3 WHERE id = $1 AND attempt = $2")
+            let query = sqlx::query("UPDATE run_active SET sandbox_id = $3 WHERE id = $1 AND attempt = $2")
                 .bind(id.to_string())
                 .bind(i64::from(attempt))
-                .bind(sandbox.to_string())
-                .execute(&self.inner.pool)
-                .await;
-            match done {
-                Ok(done) => return Ok(done.rows_affected() == 1),
+                .bind(sandbox.to_string());
+            match self.inner.execute(query).await {
+                Ok(changed) => return Ok(changed == 1),
                 Err(error) => {
                     if !tries.again(&error, true).await {
                         return Err(store_error(&error));
@@ -96,15 +94,13 @@ impl RunQueue for PostgresStore {
     async fn heartbeat(&self, server: ServerId, now: Timestamp) -> Result<(), StoreError> {
         let mut tries = Tries::default();
         loop {
-            let done = sqlx::query(
+            let query = sqlx::query(
                 "INSERT INTO servers (id, seen_at) VALUES ($1, $2) \
                  ON CONFLICT (id) DO UPDATE SET seen_at = GREATEST(servers.seen_at, excluded.seen_at)",
             )
             .bind(server.to_string())
-            .bind(now.0)
-            .execute(&self.inner.pool)
-            .await;
-            match done {
+            .bind(now.0);
+            match self.inner.execute(query).await {
                 Ok(_) => return Ok(()),
                 Err(error) => {
                     if !tries.again(&error, true).await {

@@ -4,6 +4,7 @@
 //! file that was changed afterwards is noticed instead of silently believed.
 
 use crate::error::store_error;
+use crate::rls;
 use ostler_store::{MigrationStatus, StoreError};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
@@ -41,6 +42,12 @@ const MIGRATIONS: &[Migration] = &[
         name: "users, roles, credentials and the audit log",
         up: include_str!("../migrations/0004_access.up.sql"),
         down: include_str!("../migrations/0004_access.down.sql"),
+    },
+    Migration {
+        version: rls::SINCE,
+        name: "what the role of requests sees",
+        up: include_str!("../migrations/0005_request_role.up.sql"),
+        down: include_str!("../migrations/0005_request_role.down.sql"),
     },
 ];
 
@@ -159,7 +166,28 @@ pub(crate) async fn up(pool: &PgPool, to: Option<i64>) -> Result<Vec<i64>, Store
             done.push(migration.version);
         }
     }
+    // At every start: what later migrations add is granted, and a database from a dump has no roles.
+    request_role(pool, true).await;
     Ok(done)
+}
+
+/// Makes the role of requests what it must be, or removes it with the policies that it is for. Where that is not allowed
+/// the store works without; whoever looks at the role afterwards says so.
+async fn request_role(pool: &PgPool, wanted: bool) {
+    let work = async {
+        let mut transaction = pool.begin().await?;
+        let there = applied(&mut transaction).await?.contains_key(&rls::SINCE);
+        match (there, wanted) {
+            (true, true) => rls::prepare(&mut transaction).await?,
+            (false, false) => rls::remove(&mut transaction).await?,
+            _ => return Ok(()),
+        }
+        transaction.commit().await
+    };
+    if let Err(error) = work.await {
+        let error: sqlx::Error = error;
+        tracing::debug!(%error, "the role of requests could not be made ready");
+    }
 }
 
 /// Takes those after `to` back, the newest first.
@@ -170,5 +198,6 @@ pub(crate) async fn down(pool: &PgPool, to: i64) -> Result<Vec<i64>, StoreError>
             done.push(migration.version);
         }
     }
+    request_role(pool, false).await;
     Ok(done)
 }

@@ -7,20 +7,12 @@ use crate::value::{bind_all, row_values};
 use async_trait::async_trait;
 use ostler_domain::{Sandbox, SandboxId, TenantId, Timestamp};
 use ostler_store::{
-    Change, ClaimSandbox, Event, Hint, MigrationStatus, NewEvent, Record, SANDBOX_COUNTS, SandboxCount,
-    SandboxStamp, Store, StoreError, Table, Value, corrupt,
+    Change, ClaimSandbox, Event, Hint, MigrationStatus, NewEvent, SANDBOX_COUNTS, SandboxCount, SandboxStamp,
+    Shortcoming, Store, StoreError, Table, Told, Value, corrupt,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 use tokio::sync::broadcast;
-
-const CLAIM: &str = "
-UPDATE sandboxes SET status = 'running', tenant_id = $3, department_id = $4, config = $5, tool_allowlist = $6,
-    for_run = $7, claimed_at = $8, used_at = $8, version = version + 1
-WHERE id = (
-    SELECT id FROM sandboxes WHERE pool = $1 AND server_id = $2 AND status = 'warm'
-    ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING";
 
 fn event(row: &PgRow) -> Result<Event, StoreError> {
     let text = |at: usize| row.try_get::<String, _>(at).map_err(|e| store_error(&e));
@@ -56,10 +48,8 @@ impl Store for PostgresStore {
         let mut tries = Tries::default();
         loop {
             let arguments = bind_all(parameters.iter().cloned())?;
-            let rows = sqlx::query_with(AssertSqlSafe(sql.as_str()), arguments)
-                .fetch_all(&self.inner.pool)
-                .await;
-            match rows {
+            let query = sqlx::query_with(AssertSqlSafe(sql.as_str()), arguments);
+            match self.inner.rows(query).await {
                 Ok(rows) => return rows.iter().map(|row| row_values(table, row)).collect(),
                 Err(error) => {
                     if !tries.again(&error, true).await {
@@ -70,39 +60,12 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn claim_sandbox(&self, claim: ClaimSandbox) -> Result<Option<Sandbox>, StoreError> {
-        let table = Sandbox::TABLE;
-        let columns: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
-        let sql = format!("{CLAIM} {}", columns.join(", "));
-        let allowed = serde_json::to_string(&claim.tool_allowlist).map_err(|e| StoreError::Engine {
-            message: format!("the list of tools cannot be written: {e}"),
-        })?;
-        let mut tries = Tries::default();
-        loop {
-            let row = sqlx::query(AssertSqlSafe(sql.as_str()))
-                .bind(&claim.pool)
-                .bind(claim.server_id.to_string())
-                .bind(claim.tenant_id.to_string())
-                .bind(claim.department_id.map(|d| d.to_string()))
-                .bind(claim.config.to_string())
-                .bind(&allowed)
-                .bind(i64::from(claim.for_run))
-                .bind(claim.now.0)
-                .fetch_optional(&self.inner.pool)
-                .await;
-            match row {
-                Ok(Some(row)) => {
-                    self.inner.hints.give(Hint::Pools);
-                    return Sandbox::from_values(row_values(table, &row)?).map(Some);
-                }
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    if !tries.again(&error, false).await {
-                        return Err(store_error(&error));
-                    }
-                }
-            }
-        }
+    async fn claim_sandbox(
+        &self,
+        claim: ClaimSandbox,
+        told: Option<Told>,
+    ) -> Result<Option<Sandbox>, StoreError> {
+        self.claim_sandbox_told(&claim, told.as_ref()).await
     }
 
     async fn stamp_sandboxes(
@@ -113,17 +76,14 @@ impl Store for PostgresStore {
     ) -> Result<(), StoreError> {
         let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
         let sql = format!("UPDATE sandboxes SET {} = $2 WHERE id = ANY($1)", what.column());
-        let done = sqlx::query(AssertSqlSafe(sql))
-            .bind(&ids)
-            .bind(at.0)
-            .execute(&self.inner.pool)
-            .await;
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&ids).bind(at.0);
+        let done = self.inner.execute(query).await;
         done.map_err(|error| store_error(&error))?;
         Ok(())
     }
 
     async fn sandbox_counts(&self) -> Result<Vec<SandboxCount>, StoreError> {
-        let rows = sqlx::query(SANDBOX_COUNTS).fetch_all(&self.inner.pool).await;
+        let rows = self.inner.rows(sqlx::query(SANDBOX_COUNTS)).await;
         let rows = rows.map_err(|error| store_error(&error))?;
         let read = |row: &PgRow| {
             let mut values = Vec::new();
@@ -145,11 +105,11 @@ impl Store for PostgresStore {
         before: Timestamp,
     ) -> Result<u64, StoreError> {
         let sql = format!("DELETE FROM {} WHERE {column} < $1", table.name);
-        let done = sqlx::query(AssertSqlSafe(sql))
-            .bind(before.0)
-            .execute(&self.inner.pool)
-            .await;
-        Ok(done.map_err(|error| store_error(&error))?.rows_affected())
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(before.0);
+        self.inner
+            .execute(query)
+            .await
+            .map_err(|error| store_error(&error))
     }
 
     async fn events(
@@ -174,7 +134,7 @@ impl Store for PostgresStore {
                 .bind(after)
                 .bind(i64::from(limit)),
             };
-            match query.fetch_all(&self.inner.pool).await {
+            match self.inner.rows(query).await {
                 Ok(rows) => return rows.iter().map(event).collect(),
                 Err(error) => {
                     if !tries.again(&error, true).await {
@@ -188,10 +148,9 @@ impl Store for PostgresStore {
     async fn last_event(&self) -> Result<i64, StoreError> {
         let mut tries = Tries::default();
         loop {
-            let read = sqlx::query_scalar("SELECT COALESCE(max(seq), 0) FROM events")
-                .fetch_one(&self.inner.pool)
-                .await;
-            match read {
+            let query = sqlx::query("SELECT COALESCE(max(seq), 0) FROM events");
+            let read = self.inner.rows(query).await;
+            match read.and_then(|rows| rows.first().map_or(Ok(0), |row| row.try_get(0))) {
                 Ok(seq) => return Ok(seq),
                 Err(error) => {
                     if !tries.again(&error, true).await {
@@ -200,6 +159,10 @@ impl Store for PostgresStore {
                 }
             }
         }
+    }
+
+    fn shortcomings(&self) -> Vec<Shortcoming> {
+        self.inner.request_role.shortcoming().into_iter().collect()
     }
 
     fn hints(&self) -> broadcast::Receiver<Hint> {
@@ -211,12 +174,23 @@ impl Store for PostgresStore {
     }
 
     async fn migrate_up(&self, to: Option<i64>) -> Result<Vec<i64>, StoreError> {
-        schema::up(&self.inner.pool, to).await
+        let done = schema::up(&self.inner.pool, to).await;
+        self.inner.request_role.look(&self.inner.pool).await?;
+        for shortcoming in self.shortcomings() {
+            let (meaning, advice) = (shortcoming.meaning, shortcoming.advice);
+            tracing::warn!(meaning, advice, "{}", shortcoming.found);
+        }
+        done
     }
 
     async fn migrate_down(&self, to: i64) -> Result<Vec<i64>, StoreError> {
         let done = schema::down(&self.inner.pool, to).await;
         self.inner.classes.clear();
+        self.inner.request_role.look(&self.inner.pool).await?;
+        for shortcoming in self.shortcomings() {
+            let (meaning, advice) = (shortcoming.meaning, shortcoming.advice);
+            tracing::warn!(meaning, advice, "{}", shortcoming.found);
+        }
         done
     }
 

@@ -20,3 +20,11 @@ async fn fresh() -> (Arc<dyn Store>, Postgres) {
 }
 
 ostler_store::conformance_tests!(fresh);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_are_out_of_each_others_reach() {
+    let (store, _server) = fresh().await;
+    assert_eq!(store.shortcomings(), []);
+    ostler_store::conformance::tenants_are_out_of_each_others_reach(Arc::clone(&store)).await;
+    store.close().await;
+}

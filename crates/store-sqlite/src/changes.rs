@@ -6,7 +6,7 @@ use crate::rows::{bind, value};
 use crate::writer::Op;
 use ostler_domain::{Clock, Sandbox, SandboxId, SystemClock, Timestamp};
 use ostler_store::{
-    Change, ClaimSandbox, Column, Hint, NewEvent, Record, SandboxStamp, StoreError, Table, Value,
+    Change, ClaimSandbox, Column, Hint, NewEvent, Record, SandboxStamp, StoreError, Table, Told, Value,
     json_to_value,
 };
 use rusqlite::params_from_iter;
@@ -150,7 +150,11 @@ fn append(op: &mut Op<'_>, event: &NewEvent) -> Result<(), StoreError> {
 }
 
 /// See [`ostler_store::Store::claim_sandbox`].
-pub(crate) fn claim_sandbox(op: &mut Op<'_>, claim: &ClaimSandbox) -> Result<Option<Sandbox>, StoreError> {
+pub(crate) fn claim_sandbox(
+    op: &mut Op<'_>,
+    claim: &ClaimSandbox,
+    told: Option<&Told>,
+) -> Result<Option<Sandbox>, StoreError> {
     let columns: Vec<&str> = Sandbox::TABLE.columns.iter().map(|(name, _)| *name).collect();
     let sql = format!(
         "UPDATE sandboxes SET status = 'running', tenant_id = ?3, department_id = ?4, config = ?5, \
@@ -184,8 +188,11 @@ pub(crate) fn claim_sandbox(op: &mut Op<'_>, claim: &ClaimSandbox) -> Result<Opt
     .map_err(named(Sandbox::TABLE))?;
     drop(statement);
     let claimed = claimed.into_iter().next();
-    if claimed.is_some() {
+    if let Some(sandbox) = &claimed {
         op.hint(Hint::Pools);
+        if let Some(told) = told {
+            commit(op, told(sandbox))?;
+        }
     }
     Ok(claimed)
 }

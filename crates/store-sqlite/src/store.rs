@@ -11,7 +11,7 @@ use ostler_domain::{Run, RunId, RunStatus, Sandbox, SandboxId, ServerId, TenantI
 use ostler_store::{
     Cancelled, Change, ClaimRuns, ClaimSandbox, Column, Event, FinishRun, Hint, MigrationStatus, NewEvent,
     RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, SANDBOX_COUNTS, SandboxCount, SandboxStamp,
-    Store, StoreError, Table, Value, corrupt, json_from_value,
+    Store, StoreError, Table, Told, Value, corrupt, json_from_value,
 };
 use rusqlite::{Row, params_from_iter};
 use std::path::Path;
@@ -109,9 +109,13 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn claim_sandbox(&self, claim: ClaimSandbox) -> Result<Option<Sandbox>, StoreError> {
+    async fn claim_sandbox(
+        &self,
+        claim: ClaimSandbox,
+        told: Option<Told>,
+    ) -> Result<Option<Sandbox>, StoreError> {
         self.writer
-            .write(move |op| changes::claim_sandbox(op, &claim))
+            .write(move |op| changes::claim_sandbox(op, &claim, told.as_ref()))
             .await
     }
 

@@ -23,6 +23,8 @@ pub enum Op {
 pub struct Filter<R> {
     /// All must hold.
     pub conditions: Vec<(&'static str, Op, Value)>,
+    /// For `column <> 'text'`, written out; all must hold.
+    pub unlike: Vec<(&'static str, &'static str)>,
     /// For `column IN (...)`; all must hold.
     pub members: Vec<(&'static str, Vec<Value>)>,
     /// Columns to order by, `true` for descending. Ties are broken by the key, so that the order is always total.
@@ -36,6 +38,7 @@ impl<R: Record> Default for Filter<R> {
     fn default() -> Self {
         Self {
             conditions: Vec::new(),
+            unlike: Vec::new(),
             members: Vec::new(),
             order: Vec::new(),
             limit: None,
@@ -68,6 +71,18 @@ impl<R: Record> Filter<R> {
             R::TABLE.name
         );
         self.conditions.push((column, op, value.to_value()));
+        self
+    }
+
+    /// And where `column` is not `text`, a plain word. It is part of the statement and no parameter, so that an index can be
+    /// used that leaves out the rows that have it.
+    #[must_use]
+    pub fn unlike(mut self, column: &'static str, text: &'static str) -> Self {
+        debug_assert!(
+            text.bytes().all(|b| b.is_ascii_lowercase()),
+            "{text} is no plain word"
+        );
+        self.unlike.push((column, text));
         self
     }
 
@@ -126,6 +141,9 @@ impl<R: Record> Filter<R> {
                     format!("{column} {sign} {}", parameter(value))
                 }
             });
+        }
+        for (column, text) in &self.unlike {
+            wheres.push(format!("{column} <> '{text}'"));
         }
         for (column, values) in &self.members {
             let list: Vec<String> = values.iter().map(&mut parameter).collect();

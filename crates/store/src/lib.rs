@@ -14,6 +14,7 @@ mod error;
 mod filter;
 mod record;
 mod runs;
+mod scope;
 mod traits;
 
 pub use change::*;
@@ -22,4 +23,5 @@ pub use error::StoreError;
 pub use filter::*;
 pub use record::*;
 pub use runs::*;
+pub use scope::*;
 pub use traits::*;

@@ -225,6 +225,31 @@ record!(d::Sandbox, "sandboxes", versioned, key(id), {
     plain reason, plain created_at, plain claimed_at, plain checked_at, plain used_at, plain version,
 });
 
+/// What the rounds over all sandboxes need of each: a part of its row, only to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxBrief {
+    /// Id.
+    pub id: d::SandboxId,
+    /// Holder.
+    pub tenant_id: Option<d::TenantId>,
+    /// Driver.
+    pub driver: d::DriverKind,
+    /// Host of the driver.
+    pub host: String,
+    /// Server whose driver runs it.
+    pub server_id: d::ServerId,
+    /// State.
+    pub status: d::SandboxStatus,
+    /// Whether it is frozen, and why.
+    pub paused: Option<d::PausedBy>,
+    /// Failed health checks in a row.
+    pub failures: u32,
+}
+
+record!(SandboxBrief, "sandboxes", fixed, key(id), {
+    plain id, plain tenant_id, plain driver, plain host, plain server_id, plain status, plain paused, plain failures,
+});
+
 /// A conversation of an agent that a later attempt can take up again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentSession {

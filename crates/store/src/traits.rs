@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use ostler_domain::{
     DepartmentId, DriverKind, Sandbox, SandboxId, SandboxStatus, ServerId, TenantId, Timestamp,
 };
+use std::sync::Arc;
 use tokio::sync::broadcast;
 
 /// Something may have changed. Hints are coalesced and may be lost or false; a query tells the truth.
@@ -42,6 +43,10 @@ pub struct ClaimSandbox {
     /// The present.
     pub now: Timestamp,
 }
+
+/// What tells of a claim, made from the sandbox as it was claimed. It may be called more than once, also for a claim that
+/// then comes to nothing.
+pub type Told = Arc<dyn Fn(&Sandbox) -> Vec<Change> + Send + Sync>;
 
 /// What [`Store::stamp_sandboxes`] notes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +105,17 @@ impl SandboxCount {
     }
 }
 
+/// Something that is not as it should be, such as a protection that is not in force: sentences for the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortcoming {
+    /// What was found.
+    pub found: String,
+    /// What it means.
+    pub meaning: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
 /// One migration and whether it has been applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationStatus {
@@ -111,7 +127,7 @@ pub struct MigrationStatus {
     pub applied: bool,
 }
 
-/// Everything that is kept.
+/// Everything that is kept. A backend with row-level security keeps every call within the present [`crate::Scope`].
 #[async_trait]
 pub trait Store: RunQueue {
     /// Commits changes, all or none. Durable when it returns.
@@ -127,8 +143,13 @@ pub trait Store: RunQueue {
 
     /// Makes the oldest warm sandbox of a pool `running` for a holder (through `provisioning`, of which nothing is left to
     /// do for it), in one atomic statement. `None` when none is warm. Two claims never get the same one. Oldest by `created_at`, then by id; the version is counted up,
-    /// `claimed_at` and `used_at` are set, and the holder's values replace those of before.
-    async fn claim_sandbox(&self, claim: ClaimSandbox) -> Result<Option<Sandbox>, StoreError>;
+    /// `claimed_at` and `used_at` are set, and the holder's values replace those of before. What `told` makes of it, changes
+    /// of rows and events, is written in the same transaction.
+    async fn claim_sandbox(
+        &self,
+        claim: ClaimSandbox,
+        told: Option<Told>,
+    ) -> Result<Option<Sandbox>, StoreError>;
 
     /// Notes a moment of sandboxes. Touches nothing else, not even their version: it may come at any moment between the
     /// reading and the writing of others.
@@ -160,6 +181,11 @@ pub trait Store: RunQueue {
 
     /// The number of the newest event; 0 when there is none.
     async fn last_event(&self) -> Result<i64, StoreError>;
+
+    /// What is not as it should be although the store works.
+    fn shortcomings(&self) -> Vec<Shortcoming> {
+        Vec::new()
+    }
 
     /// Hints from now on, those of other servers included.
     fn hints(&self) -> broadcast::Receiver<Hint>;

@@ -13,7 +13,7 @@ use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{Credential, CredentialId, CredentialKind, Permission, TenantId};
 use ostler_gateway::Secret;
-use ostler_store::{Change, CredentialCheck, Filter, Op, StoreError, StoreExt};
+use ostler_store::{Change, CredentialCheck, Filter, Op, StoreError, StoreExt, as_owner};
 use ring::{Key, Ring, Sealed, Source, VARIABLE};
 use serde_json::json;
 use std::path::Path;
@@ -77,7 +77,8 @@ impl Control {
     }
 
     async fn credential_check(&self) -> Result<Option<CredentialCheck>> {
-        Ok(self.parts.store.get(CredentialCheck::ID).await?)
+        // The platform's, which no tenant sees.
+        Ok(as_owner(self.parts.store.get(CredentialCheck::ID)).await?)
     }
 
     /// The row that names the present key, and that key.
@@ -168,8 +169,9 @@ impl Control {
                 Some(_) => Change::update(&credential),
                 None => Change::insert(&credential),
             };
-            // The update of the check is a guard: a rotation at the same moment comes before or after, not in between.
-            match by.commit(vec![Change::update(&check), change]).await {
+            // The update of the check is a guard: a rotation at the same moment comes before or after, not in between. It is
+            // the platform's row, which no tenant can change.
+            match as_owner(by.commit(vec![Change::update(&check), change])).await {
                 // Two made it at once.
                 Err(ControlError::Store(StoreError::Duplicate { .. })) => Err(StoreError::Conflict {
                     table: "credentials",

@@ -4,7 +4,7 @@ use crate::hosts::DriverHost;
 use crate::{Control, ControlError, Result};
 use ostler_domain::{DriverKind, Host, SandboxStatus, SandboxTemplate};
 use ostler_sandbox::DriverError;
-use ostler_store::{Filter, StoreExt};
+use ostler_store::{Filter, StoreExt, as_owner};
 use std::collections::BTreeMap;
 
 /// The sandboxes of a pool that are not gone, counted over all servers.
@@ -48,7 +48,8 @@ pub(crate) struct Verdict<'a> {
 impl Control {
     pub(crate) async fn counts(&self) -> Result<BTreeMap<String, Counts>> {
         let mut all: BTreeMap<String, Counts> = BTreeMap::new();
-        for part in self.parts.store.sandbox_counts().await? {
+        // Whether a pool is full depends on all who use it.
+        for part in as_owner(self.parts.store.sandbox_counts()).await? {
             all.entry(part.pool).or_default().add(part.status, part.count);
         }
         Ok(all)

@@ -209,8 +209,8 @@ pub(super) async fn database(database: Option<&str>, data: &Path, checks: &mut V
         )
     };
     match tokio::time::timeout(LIMIT, looked).await {
-        Ok(Ok((check, pools))) => {
-            checks.push(check);
+        Ok(Ok((found, pools))) => {
+            checks.extend(found);
             return pools;
         }
         Ok(Err(error)) => checks.push(refused(format!("{error:#}"))),
@@ -219,7 +219,7 @@ pub(super) async fn database(database: Option<&str>, data: &Path, checks: &mut V
     Vec::new()
 }
 
-async fn look(store: &dyn Store) -> Result<(Check, Vec<Pool>), ostler_store::StoreError> {
+async fn look(store: &dyn Store) -> Result<(Vec<Check>, Vec<Pool>), ostler_store::StoreError> {
     let migrations = store.migrations().await?;
     let applied = migrations.iter().filter(|m| m.applied).count();
     if applied < migrations.len() {
@@ -234,11 +234,21 @@ async fn look(store: &dyn Store) -> Result<(Check, Vec<Pool>), ostler_store::Sto
             "the next start applies the others, after which an older Ostler cannot use it",
             "make a backup first; `ostler migrate status` lists them",
         );
-        return Ok((check, Vec::new()));
+        return Ok((vec![check], Vec::new()));
     }
     let pools = store.list(Filter::all()).await?;
     let found = format!("reachable; schema version {applied}, {} pools", pools.len());
-    Ok((Check::ok(DATABASE, found), pools))
+    let mut checks = vec![Check::ok(DATABASE, found)];
+    for shortcoming in store.shortcomings() {
+        checks.push(Check::new(
+            Status::Warning,
+            DATABASE,
+            shortcoming.found,
+            shortcoming.meaning,
+            shortcoming.advice,
+        ));
+    }
+    Ok((checks, pools))
 }
 
 #[cfg(test)]

@@ -106,15 +106,13 @@ async fn once(inner: &Inner, claim: &ClaimRuns, wanted: u32, depth: u32) -> Resu
     let sql = CLAIM.replace("@SUBMITTED@", SUBMITTED);
     let mut tries = Tries::default();
     loop {
-        let rows = sqlx::query(AssertSqlSafe(sql.as_str()))
+        let query = sqlx::query(AssertSqlSafe(sql.as_str()))
             .bind(claim.server_id.to_string())
             .bind(&claim.classes)
             .bind(i64::from(depth))
             .bind(i64::from(wanted))
-            .bind(claim.now.0)
-            .fetch_all(&inner.pool)
-            .await;
-        match rows {
+            .bind(claim.now.0);
+        match inner.rows(query).await {
             Ok(rows) => return Ok(rows),
             Err(error) => {
                 // A claim whose answer got lost is seen by the server among its own running runs.
@@ -129,7 +127,7 @@ async fn once(inner: &Inner, claim: &ClaimRuns, wanted: u32, depth: u32) -> Resu
 async fn promote(inner: &Inner, now: Timestamp) -> Result<(), StoreError> {
     let mut tries = Tries::default();
     loop {
-        match sqlx::query(PROMOTE).bind(now.0).execute(&inner.pool).await {
+        match inner.execute(sqlx::query(PROMOTE).bind(now.0)).await {
             Ok(_) => return Ok(()),
             Err(error) => {
                 if !tries.again(&error, true).await {

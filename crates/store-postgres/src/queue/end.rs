@@ -131,16 +131,14 @@ pub(super) async fn finish(inner: &Inner, ends: &[FinishRun]) -> Result<Vec<bool
     let mut tries = Tries::default();
     let mut in_doubt = false;
     let rows = loop {
-        let rows = sqlx::query(FINISH)
+        let query = sqlx::query(FINISH)
             .bind(&ids)
             .bind(&attempts)
             .bind(&states)
             .bind(&outcomes)
             .bind(&times)
-            .bind(in_doubt)
-            .fetch_all(&inner.pool)
-            .await;
-        match rows {
+            .bind(in_doubt);
+        match inner.rows(query).await {
             Ok(rows) => break rows,
             Err(error) => {
                 in_doubt |= fate(&error) == Fate::Unknown;
@@ -186,17 +184,15 @@ pub(super) async fn requeue(
     let spared: Vec<i64> = list.iter().map(|run| i64::from(!run.counts)).collect();
     let mut tries = Tries::default();
     let rows = loop {
-        let rows = sqlx::query(REQUEUE)
+        let query = sqlx::query(REQUEUE)
             .bind(&ids)
             .bind(&attempts)
             .bind(&lost)
             .bind(&not_before)
             .bind(&times)
             .bind(&spared)
-            .bind(EMPTY)
-            .fetch_all(&inner.pool)
-            .await;
-        match rows {
+            .bind(EMPTY);
+        match inner.rows(query).await {
             Ok(rows) => break rows,
             Err(error) => {
                 if !tries.again(&error, false).await {

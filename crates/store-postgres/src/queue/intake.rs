@@ -7,7 +7,7 @@ use super::enqueue::enqueue_in;
 use crate::connect::{Inner, PostgresStore};
 use crate::error::{Fate, Tries, fate, store_error};
 use ostler_domain::NewRun;
-use ostler_store::{Hint, StoreError};
+use ostler_store::{Hint, Scope, StoreError};
 use sqlx::Row;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -24,6 +24,7 @@ const WAITING: usize = 1024;
 const WORKERS: usize = 2;
 
 struct Submission {
+    scope: Scope,
     runs: Vec<NewRun>,
     answer: oneshot::Sender<Result<Vec<i64>, StoreError>>,
 }
@@ -74,11 +75,17 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         if runs.len() >= BULK {
-            return enqueue(&self.inner, &runs).await.map_err(|e| store_error(&e));
+            return enqueue(&self.inner, Scope::current(), &runs)
+                .await
+                .map_err(|e| store_error(&e));
         }
         let (answer, answered) = oneshot::channel();
         sender
-            .send(Submission { runs, answer })
+            .send(Submission {
+                scope: Scope::current(),
+                runs,
+                answer,
+            })
             .await
             .map_err(|_| closed())?;
         drop(sender);
@@ -93,49 +100,60 @@ async fn work(inner: Arc<Inner>, receiver: Arc<Mutex<mpsc::Receiver<Submission>>
         if batch.is_empty() {
             return;
         }
-        let mut runs = Vec::with_capacity(batch.len());
-        let mut waiting = Vec::with_capacity(batch.len());
-        for submission in batch.drain(..) {
-            waiting.push((submission.runs.len(), submission.answer));
-            runs.extend(submission.runs);
+        // A transaction is within one scope.
+        while let Some(scope) = batch.first().map(|first| first.scope) {
+            let alike = |submission: &mut Submission| submission.scope == scope;
+            let together: Vec<Submission> = batch.extract_if(.., alike).collect();
+            submit(&inner, scope, together).await;
         }
-        match enqueue(&inner, &runs).await {
-            Ok(numbers) => {
-                let mut numbers = numbers.into_iter();
-                for (count, answer) in waiting {
-                    // A caller that no longer waits has still submitted.
-                    let _ = answer.send(Ok(numbers.by_ref().take(count).collect()));
-                }
+    }
+}
+
+async fn submit(inner: &Inner, scope: Scope, together: Vec<Submission>) {
+    let mut runs = Vec::with_capacity(together.len());
+    let mut waiting = Vec::with_capacity(together.len());
+    for submission in together {
+        waiting.push((submission.runs.len(), submission.answer));
+        runs.extend(submission.runs);
+    }
+    match enqueue(inner, scope, &runs).await {
+        Ok(numbers) => {
+            let mut numbers = numbers.into_iter();
+            for (count, answer) in waiting {
+                // A caller that no longer waits has still submitted.
+                let _ = answer.send(Ok(numbers.by_ref().take(count).collect()));
             }
-            Err(error) if waiting.len() > 1 && fate(&error) == Fate::Final => {
-                let mut rest = runs.as_slice();
-                for (count, answer) in waiting {
-                    let (own, others) = rest.split_at(count);
-                    rest = others;
-                    let _ = answer.send(enqueue(&inner, own).await.map_err(|e| store_error(&e)));
-                }
+        }
+        Err(error) if waiting.len() > 1 && fate(&error) == Fate::Final => {
+            let mut rest = runs.as_slice();
+            for (count, answer) in waiting {
+                let (own, others) = rest.split_at(count);
+                rest = others;
+                let _ = answer.send(enqueue(inner, scope, own).await.map_err(|e| store_error(&e)));
             }
-            Err(error) => {
-                for (_, answer) in waiting {
-                    let _ = answer.send(Err(store_error(&error)));
-                }
+        }
+        Err(error) => {
+            for (_, answer) in waiting {
+                let _ = answer.send(Err(store_error(&error)));
             }
         }
     }
 }
 
 /// Puts runs on the queue in a transaction of their own. When the connection breaks, looks whether they arrived.
-async fn enqueue(inner: &Inner, runs: &[NewRun]) -> Result<Vec<i64>, sqlx::Error> {
+async fn enqueue(inner: &Inner, scope: Scope, runs: &[NewRun]) -> Result<Vec<i64>, sqlx::Error> {
     let mut tries = Tries::default();
     let mut in_doubt = false;
     loop {
         let once = async {
-            if in_doubt && let Some(numbers) = arrived(inner, runs).await? {
+            if in_doubt && let Some(numbers) = arrived(inner, scope, runs).await? {
                 return Ok(numbers);
             }
             let classes = inner.classes.of(&inner.pool, runs).await?;
-            let mut connection = inner.pool.acquire().await?;
-            enqueue_in(&mut connection, runs, &classes).await
+            let mut session = inner.session_in(scope).await?;
+            let numbers = enqueue_in(&mut session, runs, &classes).await?;
+            session.done().await?;
+            Ok(numbers)
         };
         match once.await {
             Ok(numbers) => {
@@ -154,11 +172,11 @@ async fn enqueue(inner: &Inner, runs: &[NewRun]) -> Result<Vec<i64>, sqlx::Error
 }
 
 /// The numbers of `runs` if they are all there.
-async fn arrived(inner: &Inner, runs: &[NewRun]) -> Result<Option<Vec<i64>>, sqlx::Error> {
+async fn arrived(inner: &Inner, scope: Scope, runs: &[NewRun]) -> Result<Option<Vec<i64>>, sqlx::Error> {
     let ids: Vec<String> = runs.iter().map(|run| run.id.to_string()).collect();
     let rows = sqlx::query("SELECT id, seq FROM runs WHERE id = ANY($1)")
         .bind(&ids)
-        .fetch_all(&inner.pool)
+        .fetch_all(&mut *inner.session_in(scope).await?)
         .await?;
     let mut numbers: HashMap<String, i64> = HashMap::with_capacity(rows.len());
     for row in &rows {

@@ -126,10 +126,7 @@ pub(super) async fn fetch(inner: &Inner, sql: &str, values: &[Value]) -> Result<
     let mut tries = Tries::default();
     loop {
         let arguments = bind_all(values.iter().cloned())?;
-        match sqlx::query_with(AssertSqlSafe(sql), arguments)
-            .fetch_all(&inner.pool)
-            .await
-        {
+        match inner.rows(sqlx::query_with(AssertSqlSafe(sql), arguments)).await {
             Ok(rows) => return Ok(rows),
             Err(error) => {
                 if !tries.again(&error, true).await {

@@ -125,7 +125,9 @@ pub async fn hints_arrive(store: Arc<dyn Store>) {
         await_hint(&mut hints, Hint::Pools).await;
     }
     let mut hints = store.hints();
-    let claimed = store.claim_sandbox(claim_sandbox("default", server, owner)).await;
+    let claimed = store
+        .claim_sandbox(claim_sandbox("default", server, owner), None)
+        .await;
     assert!(claimed.unwrap().is_some());
     await_hint(&mut hints, Hint::Pools).await;
 }

@@ -19,6 +19,7 @@ mod queue;
 mod requeue;
 mod samples;
 mod select;
+mod tenants;
 
 pub use clocks::*;
 pub use model::*;
@@ -26,6 +27,7 @@ pub use objects::*;
 pub use queue::*;
 pub use requeue::*;
 pub use select::*;
+pub use tenants::*;
 
 /// Makes one `#[tokio::test]` of each case.
 ///

@@ -1,7 +1,10 @@
 //! Rows: kept exactly, guarded by versions, unique values and references, committed whole or not at all.
 
 use super::samples::{self, *};
-use crate::{Change, Filter, NewEvent, Record, RunFilter, SandboxStamp, Store, StoreError, StoreExt};
+use crate::{
+    Change, Filter, NewEvent, Record, RunFilter, SandboxBrief, SandboxStamp, Store, StoreError, StoreExt,
+    Told,
+};
 use ostler_domain as d;
 use ostler_domain::{SandboxStatus, ServerId};
 use serde_json::json;
@@ -608,7 +611,7 @@ pub async fn sandboxes_are_claimed_oldest_first(store: Arc<dyn Store>) {
         let department = d::DepartmentId::new();
         let mut claim = claim_sandbox("default", server, owner);
         claim.department_id = Some(department);
-        let claimed = store.claim_sandbox(claim).await.unwrap().unwrap();
+        let claimed = store.claim_sandbox(claim, None).await.unwrap().unwrap();
         let wanted = d::Sandbox {
             tenant_id: Some(owner),
             department_id: Some(department),
@@ -624,8 +627,62 @@ pub async fn sandboxes_are_claimed_oldest_first(store: Arc<dyn Store>) {
         assert_eq!(claimed, wanted);
         assert_eq!(stored(store, &claimed).await, Some(wanted));
     }
-    let none = store.claim_sandbox(claim_sandbox("default", server, owner)).await;
+    // What tells of a claim is written with it, and only with one that comes about.
+    let told: Told = Arc::new(move |sandbox: &d::Sandbox| {
+        vec![Change::Event(NewEvent {
+            tenant_id: sandbox.tenant_id,
+            kind: "told".into(),
+            subject: sandbox.id.to_string(),
+            data: json!({"version": sandbox.version}),
+            at: at(5000),
+        })]
+    });
+    let since = store.last_event().await.unwrap();
+    let none = store
+        .claim_sandbox(claim_sandbox("default", server, owner), Some(told.clone()))
+        .await;
     assert_eq!(none.unwrap(), None);
+    assert_eq!(store.last_event().await.unwrap(), since);
+    let one_more = d::Sandbox {
+        server_id: server,
+        ..sandbox(None, None)
+    };
+    store.commit(vec![Change::insert(&one_more)]).await.unwrap();
+    let wrong: Told = Arc::new(|sandbox: &d::Sandbox| vec![Change::insert(sandbox)]);
+    let twice = store
+        .claim_sandbox(claim_sandbox("default", server, owner), Some(wrong))
+        .await;
+    assert!(matches!(twice, Err(StoreError::Duplicate { .. })), "{twice:?}");
+    assert_eq!(stored(store, &one_more).await, Some(one_more.clone()));
+    let claimed = store
+        .claim_sandbox(claim_sandbox("default", server, owner), Some(told))
+        .await;
+    let claimed = claimed.unwrap().unwrap();
+    assert_eq!(claimed.id, one_more.id);
+    let events = store.events(Some(owner), since, 10).await.unwrap();
+    let events: Vec<_> = events
+        .into_iter()
+        .map(|e| (e.event.kind, e.event.subject, e.event.data))
+        .collect();
+    assert_eq!(
+        events,
+        [("told".to_owned(), claimed.id.to_string(), json!({"version": 2}))]
+    );
+    // A part of the rows, by a condition that is written out.
+    let briefs = Filter::<SandboxBrief>::by("id", claimed.id).unlike("status", "destroyed");
+    let brief = SandboxBrief {
+        id: claimed.id,
+        tenant_id: claimed.tenant_id,
+        driver: claimed.driver,
+        host: claimed.host.clone(),
+        server_id: claimed.server_id,
+        status: claimed.status,
+        paused: claimed.paused,
+        failures: claimed.failures,
+    };
+    assert_eq!(store.list(briefs).await.unwrap(), [brief]);
+    let none = Filter::<SandboxBrief>::by("id", claimed.id).unlike("status", "running");
+    assert_eq!(store.list(none).await.unwrap(), []);
     for untouched in [elsewhere, other_pool, starting] {
         assert_eq!(stored(store, &untouched).await, Some(untouched));
     }
@@ -652,7 +709,7 @@ pub async fn concurrent_claims_of_sandboxes_never_double(store: Arc<dyn Store>) 
             tokio::spawn(async move {
                 let mut got = Vec::new();
                 while let Some(sandbox) = store
-                    .claim_sandbox(claim_sandbox("default", server, owner))
+                    .claim_sandbox(claim_sandbox("default", server, owner), None)
                     .await
                     .unwrap()
                 {
