@@ -2,16 +2,21 @@
 
 use crate::error::{ApiError, REQUEST_ID};
 use crate::{ServerState, routes};
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::Stream;
 use ostler_contracts::ErrorCode;
+use ostler_store::RequestScope;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives the request its id (the caller's own, if it is a sane one), limits its time to the first byte, and logs it.
+/// Gives the request its id (the caller's own, if it is a sane one), limits its time to the first byte, keeps it to what is
+/// its caller's, and logs it.
 /// Streams begin within that time and may then last as long as they like; an upload is a stream as well, and must only not
 /// stand still.
 pub(crate) async fn every_request(
@@ -58,7 +63,13 @@ pub(crate) async fn every_request(
             .into_response(),
         }
     };
+    let scope = RequestScope::new();
+    let served = scope.clone().enter(served);
     let mut response = REQUEST_ID.scope(id.clone(), served).await;
+    // A stream is made by and by, when the handler has long answered.
+    if response.body().size_hint().exact().is_none() {
+        response = response.map(|body| Body::from_stream(scoped(scope, body.into_data_stream())));
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID_HEADER, value);
     }
@@ -67,6 +78,11 @@ pub(crate) async fn every_request(
         duration_ms = start.elapsed().as_millis() as u64, "served"
     );
     response
+}
+
+/// A stream that is made in a scope.
+fn scoped<S: Stream + Unpin>(scope: RequestScope, mut stream: S) -> impl Stream<Item = S::Item> {
+    futures::stream::poll_fn(move |context| scope.enter_sync(|| Pin::new(&mut stream).poll_next(context)))
 }
 
 /// A path that is not there.

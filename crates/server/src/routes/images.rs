@@ -1,7 +1,7 @@
 //! Images of sandboxes.
 
 use crate::ServerState;
-use crate::auth::Auth;
+use crate::auth::Fleet;
 use crate::error::ApiResult;
 use crate::extract::{InBody, InPath, InQuery};
 use crate::refusals::{BadRequest, Conflict, Denied, NotFound, Unavailable, Unprocessable};
@@ -25,7 +25,7 @@ pub(super) struct LogQuery {
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
 ) -> ApiResult<Json<Vec<ImageView>>> {
     Ok(Json(state.control.images(&caller).await?))
 }
@@ -39,7 +39,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn build(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InBody(body): InBody<BuildImage>,
 ) -> ApiResult<(StatusCode, Json<ImageView>)> {
     let view = state.control.build_image(&caller, body).await?;
@@ -53,7 +53,7 @@ pub(super) async fn build(
 )]
 pub(super) async fn get(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(hash): InPath<String>,
 ) -> ApiResult<Json<ImageView>> {
     Ok(Json(state.control.image(&caller, &hash).await?))
@@ -66,7 +66,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn remove(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(hash): InPath<String>,
 ) -> ApiResult<StatusCode> {
     state.control.remove_image(&caller, &hash).await?;
@@ -81,7 +81,7 @@ pub(super) async fn remove(
 )]
 pub(super) async fn log(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(hash): InPath<String>,
     InQuery(query): InQuery<LogQuery>,
 ) -> ApiResult<Json<ImageLog>> {
@@ -99,7 +99,7 @@ pub(super) async fn log(
 )]
 pub(super) async fn root_drive(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(hash): InPath<String>,
     InBody(body): InBody<ExportRootDrive>,
 ) -> ApiResult<(StatusCode, Json<RootDriveView>)> {

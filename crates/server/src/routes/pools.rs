@@ -1,7 +1,7 @@
 //! Pools and sandboxes: the operator's view.
 
 use crate::ServerState;
-use crate::auth::Auth;
+use crate::auth::Fleet;
 use crate::error::ApiResult;
 use crate::extract::{InBody, InPath};
 use crate::refusals::{BadRequest, Denied};
@@ -27,7 +27,7 @@ fn view(control: &Control, pool: Pool, counts: Counts) -> PoolView {
 )]
 pub(super) async fn list(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
 ) -> ApiResult<Json<Vec<PoolView>>> {
     let pools = state.control.pools(&caller).await?;
     Ok(Json(
@@ -49,7 +49,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn set(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(name): InPath<String>,
     InBody(body): InBody<SetPool>,
 ) -> ApiResult<Json<PoolView>> {
@@ -76,7 +76,7 @@ pub(super) async fn set(
 )]
 pub(super) async fn explain(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(name): InPath<String>,
 ) -> ApiResult<Json<PoolExplanation>> {
     Ok(Json(state.control.explain_pool(&caller, &name).await?))
@@ -88,7 +88,7 @@ pub(super) async fn explain(
 )]
 pub(super) async fn hosts(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
 ) -> ApiResult<Json<Vec<HostView>>> {
     let hosts = state.control.hosts(&caller).await?;
     Ok(Json(
@@ -110,7 +110,7 @@ pub(super) async fn hosts(
 )]
 pub(super) async fn drain_host(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath((driver, name)): InPath<(DriverKind, String)>,
     InBody(body): InBody<DrainHost>,
 ) -> ApiResult<Json<HostView>> {
@@ -133,7 +133,7 @@ pub(super) async fn drain_host(
 )]
 pub(super) async fn drain_sandbox(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(id): InPath<SandboxId>,
     InBody(body): InBody<DrainSandbox>,
 ) -> ApiResult<Json<SandboxView>> {
@@ -152,7 +152,7 @@ pub(super) async fn drain_sandbox(
 )]
 pub(super) async fn usage(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(id): InPath<SandboxId>,
 ) -> ApiResult<Json<Vec<SandboxUsage>>> {
     let samples = state.control.sandbox_usage(&caller, id).await?;
@@ -165,7 +165,7 @@ pub(super) async fn usage(
 )]
 pub(super) async fn sandboxes(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
 ) -> ApiResult<Json<Vec<SandboxView>>> {
     let sandboxes = state.control.sandboxes(&caller).await?;
     Ok(Json(sandboxes.into_iter().map(Into::into).collect()))
@@ -182,7 +182,7 @@ pub(super) async fn sandboxes(
 )]
 pub(super) async fn sandbox(
     State(state): State<ServerState>,
-    Auth(caller): Auth,
+    Fleet(caller): Fleet,
     InPath(id): InPath<SandboxId>,
 ) -> ApiResult<Json<SandboxView>> {
     Ok(Json(state.control.sandbox(&caller, id).await?.into()))
