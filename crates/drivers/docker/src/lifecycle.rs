@@ -112,7 +112,7 @@ impl Inner {
         let engine = &self.engine.url;
         format!(
             "the engine at {engine} has no image {image}: get it with `docker -H {engine} pull {image}`, load it with \
-             `docker -H {engine} load -i FILE`, make it with `docker -H {engine} build -t {image} DIR`, or set `pull = true`"
+             `docker -H {engine} load -i FILE`, make it with `docker -H {engine} build -t {image} DIR`, or set `drivers.docker.pull = true`"
         )
     }
 
