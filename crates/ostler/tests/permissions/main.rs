@@ -8,6 +8,7 @@
 mod rows;
 mod world;
 
+use ostler_test_kit::{Postgres, require};
 use reqwest::Method;
 use rows::{Body, Row, Scope};
 use serde_json::Value;
@@ -50,8 +51,21 @@ fn assert_refusal(answer: &Answer, what: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_endpoint_for_every_caller() {
+    everything(None).await;
+}
+
+/// Where the database keeps tenants apart as well, it must be in nobody's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_endpoint_for_every_caller_on_postgresql() {
+    require!(Postgres);
+    let postgres = Postgres::shared();
+    everything(Some(&postgres.database())).await;
+}
+
+async fn everything(database: Option<&str>) {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::new(directory.path()).await;
+    let world = World::new(directory.path(), database).await;
+    assert!(!world.server.log().contains("row-level security is not in force"));
     let document = world.server.get("/openapi.json").await;
     let rows = rows::rows();
     let known: BTreeSet<(String, String)> = rows

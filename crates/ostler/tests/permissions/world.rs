@@ -6,6 +6,7 @@ use ostler_domain::{
     SubtaskStatus, Task, TaskId, TaskStatus, Timestamp,
 };
 use ostler_store::{Change, Filter, Store, StoreExt};
+use ostler_store_postgres::PostgresStore;
 use ostler_store_sqlite::{SqliteOptions, SqliteStore};
 use ostler_test_kit::{TestServer, repository};
 use reqwest::{Client, Method};
@@ -88,10 +89,11 @@ impl World {
         NUMBER.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) async fn new(directory: &Path) -> Self {
+    pub(crate) async fn new(directory: &Path, database: Option<&str>) -> Self {
         let source = directory.join("source");
         repository(&source, &[("README", "sample\n")]);
         let server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), directory.join("data"))
+            .args(database.into_iter().flat_map(|url| ["--database", url]))
             .env("OSTLER_DRIVERS__SIM", "true")
             .env("OSTLER_DRIVERS__PROCESS", "false")
             .env("OSTLER_DRIVERS__DOCKER", "false")
@@ -136,7 +138,9 @@ impl World {
             .post(&administrator, Some("home"), "/projects", project)
             .await;
         world.server.stop().await;
-        let prepared = prepare(&directory.join("data/ostler.db"), &id(&project)).await;
+        let store = open(&directory.join("data/ostler.db"), database).await;
+        let prepared = prepare(store.as_ref(), &id(&project)).await;
+        store.close().await;
         *world.prepared.lock().unwrap() = prepared;
         world.server.start_again().await;
         world
@@ -359,9 +363,16 @@ fn secret(body: &Value) -> String {
         .to_owned()
 }
 
+async fn open(file: &Path, database: Option<&str>) -> Box<dyn Store> {
+    let Some(url) = database else {
+        return Box::new(SqliteStore::open(file, SqliteOptions::default()).unwrap());
+    };
+    let options = ostler_store_postgres::Options::default();
+    Box::new(PostgresStore::connect(url, options).await.unwrap())
+}
+
 /// Objects of the project in the states that rows need, while no server runs.
-async fn prepare(database: &Path, project: &str) -> BTreeMap<On, VecDeque<String>> {
-    let store = SqliteStore::open(database, SqliteOptions::default()).unwrap();
+async fn prepare(store: &dyn Store, project: &str) -> BTreeMap<On, VecDeque<String>> {
     let project: Project = store
         .first(Filter::by(
             "id",
@@ -406,7 +417,6 @@ async fn prepare(database: &Path, project: &str) -> BTreeMap<On, VecDeque<String
         }
     }
     store.commit(changes).await.unwrap();
-    store.close().await;
     made
 }
 
