@@ -1,7 +1,10 @@
 //! The order of everything: rounds over all contenders, so that what disturbs the machine disturbs all.
 
 use crate::contender::{ALL, Contender, Kept, LIMIT, OUR_POSTGRES, OUR_SQLITE, Program, run};
+use crate::fleet::{self, Fleet};
 use crate::machine::Usage;
+use crate::machines::Machines;
+use crate::output::Output;
 use crate::sandboxes::Sandboxes;
 use crate::servers::{Postgres, Redis};
 use crate::startup::{self, Start};
@@ -53,6 +56,10 @@ pub(crate) struct Results {
     pub(crate) busy: Vec<f64>,
     /// What was measured of sandboxes: milliseconds, in each round.
     pub(crate) sandboxes: Vec<(&'static str, Vec<Vec<f64>>)>,
+    /// Output on its way: megabytes per second in each round.
+    pub(crate) rates: Vec<(&'static str, Vec<f64>)>,
+    /// Many sandboxes at rest.
+    pub(crate) fleets: Vec<Fleet>,
     /// What could not be measured, and why.
     pub(crate) notes: Vec<String>,
 }
@@ -81,6 +88,15 @@ impl Results {
         match self.sandboxes.iter_mut().find(|(name, _)| *name == what) {
             Some((_, rounds)) => rounds.push(times),
             None => self.sandboxes.push((what, vec![times])),
+        }
+    }
+
+    /// Notes one round of a throughput, megabytes per second.
+    pub(crate) fn rate(&mut self, what: &'static str, rate: f64) {
+        eprintln!("{what}: {} MB/s", number(rate));
+        match self.rates.iter_mut().find(|(name, _)| *name == what) {
+            Some((_, rounds)) => rounds.push(rate),
+            None => self.rates.push((what, vec![rate])),
         }
     }
 
@@ -224,6 +240,15 @@ pub(crate) async fn run_all(args: &BenchArgs) -> Result<PathBuf> {
     }
     if args.wants(Figure::P1) {
         bench.sandboxes().await?;
+    }
+    if args.wants(Figure::P3) {
+        bench.machines().await?;
+    }
+    if args.wants(Figure::P9) {
+        bench.fleets().await?;
+    }
+    if args.wants(Figure::P11) {
+        bench.output().await?;
     }
     let peers = (!args.no_peers).then_some(&*args.peers);
     let mut machine = machine::describe(bench.stores.directory(), peers);
@@ -443,6 +468,60 @@ impl Bench<'_> {
         }
         // Whatever came of it, its sandboxes end.
         sandboxes.stop().await?;
+        done
+    }
+
+    async fn machines(&mut self) -> Result<()> {
+        let data = self.stores.directory().join("machines");
+        let program = self.server_program()?;
+        let Some(mut machines) = Machines::start(&program, &data, &mut self.results.notes).await? else {
+            return Ok(());
+        };
+        let mut done = Ok(());
+        for _ in 0..self.args.rounds() {
+            let samples = if self.args.quick { 1 } else { 4 };
+            done = machines.round(samples, &mut self.results).await;
+            if done.is_err() {
+                break;
+            }
+        }
+        machines.stop().await?;
+        done
+    }
+
+    async fn fleets(&mut self) -> Result<()> {
+        let program = self.server_program()?;
+        // Six health checks of every sandbox, and one sample of its use.
+        let (counts, window) = if self.args.quick {
+            ([fleet::FEW / 10, fleet::MANY / 10], Duration::from_secs(12))
+        } else {
+            ([fleet::FEW, fleet::MANY], Duration::from_mins(1))
+        };
+        for count in counts {
+            eprintln!("{count} sandboxes at rest");
+            let data = self.stores.directory().join(format!("fleet-{count}"));
+            let fleet = fleet::watch(&program, &data, count, window).await?;
+            eprintln!("    {fleet:?}");
+            self.results.fleets.push(fleet);
+        }
+        Ok(())
+    }
+
+    async fn output(&mut self) -> Result<()> {
+        let data = self.stores.directory().join("output");
+        let program = self.server_program()?;
+        let Some(output) = Output::start(&program, &data, &mut self.results.notes).await? else {
+            return Ok(());
+        };
+        let (lines, megabytes) = if self.args.quick { (20, 20) } else { (300, 200) };
+        let mut done = Ok(());
+        for _ in 0..self.args.rounds() {
+            done = output.round(lines, megabytes, &mut self.results).await;
+            if done.is_err() {
+                break;
+            }
+        }
+        output.stop().await?;
         done
     }
 

@@ -5,12 +5,16 @@
 
 mod bench;
 mod contender;
+mod fleet;
 mod machine;
+mod machines;
+mod output;
 mod probe;
 mod queue;
 mod report;
 mod sandboxes;
 mod servers;
+mod service;
 mod startup;
 mod stats;
 
@@ -39,6 +43,8 @@ enum Command {
 pub(crate) enum Figure {
     /// Claims of sandboxes, and P2 with them.
     P1,
+    /// Virtual machines.
+    P3,
     /// Throughput.
     P4,
     /// Enqueue.
@@ -47,8 +53,12 @@ pub(crate) enum Figure {
     P6,
     /// Dispatch from long queues.
     P7,
+    /// Many sandboxes at rest.
+    P9,
     /// The server at rest.
     P10,
+    /// Output on its way to a reader.
+    P11,
 }
 
 #[derive(Args)]

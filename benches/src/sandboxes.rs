@@ -2,9 +2,10 @@
 
 use crate::bench::Results;
 use crate::probe::milliseconds;
+use crate::service::{CLIENTS, Caller, Refill, Service};
 use anyhow::{Context, Result, ensure};
 use ostler_test_kit::{DockerEngine, Part};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +14,8 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 pub(crate) const CLAIM_SIM: &str = "claim of a warm sandbox (sim driver), 1 client";
-pub(crate) const CLAIM_SIM_MANY: &str = "claim of a warm sandbox (sim driver), 64 clients";
+pub(crate) const CLAIM_SIM_MANY: &str = "claim of a warm sandbox (sim driver), 64 clients with pauses";
+pub(crate) const CLAIM_SIM_FLOOD: &str = "claim of a warm sandbox (sim driver), 64 clients without a pause";
 pub(crate) const CLAIM_PROCESS: &str = "claim of a warm sandbox (process) and first output of a command";
 pub(crate) const CLAIM_DOCKER: &str = "claim of a warm sandbox (docker) and first output of a command";
 pub(crate) const COLD_PROCESS: &str = "cold start (process) to first output";
@@ -21,55 +23,53 @@ pub(crate) const COLD_DOCKER: &str = "cold start (docker) to first output";
 pub(crate) const COLD_DOCKER_LIMIT: &str = "`docker run --rm` of the same image";
 pub(crate) const START_DOCKER: &str = "`docker start -a` of a created container";
 
-/// Clients of [`CLAIM_SIM_MANY`].
-pub(crate) const CLIENTS: usize = 64;
-/// Warm sandboxes of the sim driver: one round of claims.
-const SIM_WARM: usize = 256;
-const LIMIT: Duration = Duration::from_secs(60);
+/// Warm sandboxes of the sim driver: as many as 64 clients claim in a round.
+const SIM_WARM: usize = 512;
+/// What a client of [`CLAIM_SIM_MANY`] does between two claims, on average: together they claim 256 times a second.
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// The server, the engine that it uses, and the way to both.
+/// The server, and the engine that it uses.
 pub(crate) struct Sandboxes {
-    server: crate::startup::Running,
-    http: Client,
+    service: Service,
     engine: Option<(DockerEngine, String)>,
     process: bool,
+}
+
+/// Whether a part is here; one that is not is noted.
+pub(crate) fn has(part: Part, what: &str, notes: &mut Vec<String>) -> bool {
+    match part.check() {
+        Ok(()) => true,
+        Err(missing) => {
+            notes.push(format!("{what}: {missing}"));
+            false
+        }
+    }
+}
+
+/// An engine of its own, and the image for its containers. Starting it blocks.
+pub(crate) fn engine() -> (DockerEngine, String) {
+    tokio::task::block_in_place(|| {
+        let engine = DockerEngine::start();
+        let image = engine.base_image();
+        (engine, image)
+    })
 }
 
 impl Sandboxes {
     /// Starts the server with every driver that this machine can have; notes those it cannot.
     pub(crate) async fn start(server: &Path, data: &Path, notes: &mut Vec<String>) -> Result<Self> {
-        let mut has = |part: Part, name: &str| {
-            let here = part.check().is_ok();
-            if !here {
-                notes.push(format!(
-                    "sandboxes of the {name} driver: {part:?} is not on this machine"
-                ));
-            }
-            here
-        };
-        let process = has(Part::Bubblewrap, "process");
-        let docker = has(Part::BaseImage, "docker");
-        // The engine is started by blocking calls.
-        let engine = docker.then(|| tokio::task::block_in_place(DockerEngine::start));
-        let engine = engine.map(|engine| {
-            let image = tokio::task::block_in_place(|| engine.base_image());
-            (engine, image)
-        });
-        std::fs::create_dir_all(data)?;
+        let process = has(Part::Bubblewrap, "sandboxes of the process driver", notes);
+        let docker = has(Part::BaseImage, "sandboxes of the docker driver", notes);
+        let engine = docker.then(engine);
         let docker = engine.as_ref().map_or_else(
             || "docker = false".to_owned(),
             |(engine, _)| format!("docker = {{ enabled = true, engine = \"{}\" }}", engine.url()),
         );
         let settings = format!(
-            "[server]\nrate_per_second = 1000000\nrate_burst = 1000000\n\
-             [drivers]\nsim = true\nprocess = {process}\n{docker}\n"
+            "[drivers]\nsim = true\nprocess = {process}\n{docker}\nqemu = false\nfirecracker = false\n"
         );
-        std::fs::write(data.join("config.toml"), settings)?;
-        let database = format!("sqlite:{}", data.join("bench.db").display());
-        let server = crate::startup::Running::start(server, data, &database, &["--dev"]).await?;
         Ok(Self {
-            server,
-            http: Client::builder().pool_max_idle_per_host(CLIENTS).build()?,
+            service: Service::start(server, data, &settings).await?,
             engine,
             process,
         })
@@ -77,63 +77,32 @@ impl Sandboxes {
 
     /// Ends the server with all of its sandboxes.
     pub(crate) async fn stop(self) -> Result<()> {
-        self.server.stop().await
-    }
-
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
-        call(&self.http, &self.server.address, method, path, body).await
-    }
-
-    /// Makes a pool, and waits until it is at its target.
-    async fn pool(&self, name: &str, template: Value, target: usize, max: usize) -> Result<()> {
-        let body = json!({ "template": template, "target": target, "max": max });
-        let (status, answer) = self
-            .call(Method::PUT, &format!("/pools/{name}"), Some(body))
-            .await?;
-        ensure!(status.is_success(), "pool {name}: {status} {answer}");
-        self.filled(name, target).await
-    }
-
-    async fn filled(&self, name: &str, target: usize) -> Result<()> {
-        let end = Instant::now() + LIMIT;
-        loop {
-            let (_, pools) = self.call(Method::GET, "/pools", None).await?;
-            let pool = pools
-                .as_array()
-                .and_then(|pools| pools.iter().find(|pool| pool["name"] == name))
-                .context("the pool is not there")?;
-            if pool["warm"] == target {
-                return Ok(());
-            }
-            ensure!(Instant::now() < end, "the pool does not fill: {pool}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn end(&self, id: &str) -> Result<()> {
-        let (status, answer) = self.call(Method::DELETE, &format!("/agents/{id}"), None).await?;
-        ensure!(status.is_success(), "agent {id}: {status} {answer}");
-        Ok(())
+        self.service.stop().await
     }
 
     /// One round of everything; `samples` of what is slow.
     pub(crate) async fn round(&self, samples: usize, results: &mut Results) -> Result<()> {
-        let sim = json!({ "driver": "sim" });
-        self.pool("sim", sim.clone(), SIM_WARM, SIM_WARM * 2).await?;
-        results.sandbox(CLAIM_SIM, self.claims(1, samples * 5).await?);
-        self.filled("sim", SIM_WARM).await?;
-        results.sandbox(CLAIM_SIM_MANY, self.claims(CLIENTS, SIM_WARM / CLIENTS).await?);
+        let each = (samples * 2 / 5).clamp(1, SIM_WARM / CLIENTS);
+        for (what, clients, each, pause) in [
+            (CLAIM_SIM, 1, samples * 10, Duration::ZERO),
+            (CLAIM_SIM_MANY, CLIENTS, each, PAUSE),
+            (CLAIM_SIM_FLOOD, CLIENTS, each, Duration::ZERO),
+        ] {
+            let times = self.claims(clients, each, pause).await?;
+            results.sandbox(what, times);
+        }
         // So that it is not refilled beside what follows.
-        self.pool("sim", sim, 0, 0).await?;
+        let sim = json!({ "driver": "sim" });
+        self.service.pool("sim", &sim, (0, 0), Refill::AtOnce).await?;
         if self.process {
             let template = json!({ "driver": "process", "memory_mb": 256 });
             let names = ("process", CLAIM_PROCESS, COLD_PROCESS);
-            self.driver(names, template, samples, results).await?;
+            self.driver(names, &template, samples, results).await?;
         }
         if let Some((engine, image)) = &self.engine {
             let template = json!({ "driver": "docker", "image": image, "memory_mb": 256 });
             let names = ("docker", CLAIM_DOCKER, COLD_DOCKER);
-            self.driver(names, template, samples, results).await?;
+            self.driver(names, &template, samples, results).await?;
             let (runs, starts) = docker(&engine.url(), image, samples).await?;
             results.sandbox(COLD_DOCKER_LIMIT, runs);
             results.sandbox(START_DOCKER, starts);
@@ -141,24 +110,16 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// `each` claims of every client, all at once; milliseconds. All of them must be warm.
-    async fn claims(&self, clients: usize, each: usize) -> Result<Vec<f64>> {
+    /// `each` claims of every client, all at once, with a pause of `pause` on average before each; milliseconds. All of
+    /// them must be warm. Meanwhile the pool is refilled as fast as one that was never told otherwise.
+    async fn claims(&self, clients: usize, each: usize, pause: Duration) -> Result<Vec<f64>> {
+        let sim = json!({ "driver": "sim" });
+        let sizes = (SIM_WARM, SIM_WARM * 2);
+        self.service.pool("sim", &sim, sizes, Refill::AtOnce).await?;
+        self.service.pool("sim", &sim, sizes, Refill::Default).await?;
         let mut tasks = JoinSet::new();
-        for _ in 0..clients {
-            let (http, address) = (self.http.clone(), self.server.address.clone());
-            tasks.spawn(async move {
-                let mut claimed = Vec::with_capacity(each);
-                for _ in 0..each {
-                    let start = Instant::now();
-                    let body = Some(json!({ "pool": "sim" }));
-                    let (status, answer) = call(&http, &address, Method::POST, "/agents", body).await?;
-                    let took = milliseconds(start.elapsed());
-                    ensure!(status == StatusCode::CREATED, "no sandbox: {status} {answer}");
-                    ensure!(answer["warm"] == true, "a sandbox was not warm: {answer}");
-                    claimed.push((took, answer["id"].as_str().unwrap_or_default().to_owned()));
-                }
-                anyhow::Ok(claimed)
-            });
+        for client in 0..clients {
+            tasks.spawn(client_of(self.service.caller(), client, each, pause));
         }
         let mut times = Vec::new();
         let mut ids = Vec::new();
@@ -169,7 +130,7 @@ impl Sandboxes {
             }
         }
         for id in ids {
-            self.end(&id).await?;
+            self.service.end(&id).await?;
         }
         Ok(times)
     }
@@ -177,18 +138,19 @@ impl Sandboxes {
     async fn driver(
         &self,
         (name, warm, cold): (&str, &'static str, &'static str),
-        template: Value,
+        template: &Value,
         samples: usize,
         results: &mut Results,
     ) -> Result<()> {
-        self.pool(name, template.clone(), 2, 8).await?;
+        let service = &self.service;
+        service.pool(name, template, (2, 8), Refill::AtOnce).await?;
         let mut times = Vec::new();
         for _ in 0..samples {
-            self.filled(name, 2).await?;
+            service.filled(name, 2).await?;
             times.push(self.first_output(name, true).await?);
         }
         results.sandbox(warm, times);
-        self.pool(name, template, 0, 8).await?;
+        service.pool(name, template, (0, 8), Refill::AtOnce).await?;
         let mut times = Vec::new();
         for _ in 0..samples {
             times.push(self.first_output(name, false).await?);
@@ -200,22 +162,10 @@ impl Sandboxes {
     /// Milliseconds from the request for a sandbox to the first output of a command in it.
     async fn first_output(&self, pool: &str, warm: bool) -> Result<f64> {
         let start = Instant::now();
-        let body = Some(json!({ "pool": pool }));
-        let (status, answer) = self.call(Method::POST, "/agents", body).await?;
-        ensure!(status == StatusCode::CREATED, "no sandbox: {status} {answer}");
-        ensure!(
-            answer["warm"] == warm,
-            "the sandbox should have warm = {warm}: {answer}"
-        );
-        let id = answer["id"].as_str().unwrap_or_default().to_owned();
-        let url = format!("{}/api/v1/agents/{id}/exec", self.server.address);
-        let body = json!({ "command": ["echo", "here"] }).to_string();
-        let request = self
-            .http
-            .post(url)
-            .header("content-type", "application/json")
-            .body(body);
-        let mut answer = request.timeout(LIMIT).send().await?;
+        let id = self.service.claim(pool, warm).await?;
+        let body = json!({ "command": ["echo", "here"] });
+        let path = format!("/agents/{id}/exec");
+        let mut answer = self.service.stream(Method::POST, &path, Some(body)).await?;
         let mut said = String::new();
         while !said.contains("here") {
             let piece = answer.chunk().await?;
@@ -224,57 +174,59 @@ impl Sandboxes {
         }
         let took = milliseconds(start.elapsed());
         drop(answer);
-        self.end(&id).await?;
+        self.service.end(&id).await?;
         Ok(took)
     }
 }
 
-/// A request, and its answer as JSON.
-async fn call(
-    http: &Client,
-    address: &str,
-    method: Method,
-    path: &str,
-    body: Option<Value>,
-) -> Result<(StatusCode, Value)> {
-    let mut request = http
-        .request(method, format!("{address}/api/v1{path}"))
-        .timeout(LIMIT);
-    if let Some(body) = body {
-        request = request.json(&body);
+/// One client: its claims, with the milliseconds that each took.
+async fn client_of(
+    caller: Caller,
+    number: usize,
+    each: usize,
+    pause: Duration,
+) -> Result<Vec<(f64, String)>> {
+    let mut claimed = Vec::with_capacity(each);
+    // The same pauses in every round, between nothing and twice the average, and other ones for every client.
+    let mut dice = number as u32 + 1;
+    for _ in 0..each {
+        if !pause.is_zero() {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            tokio::time::sleep(pause * 2 * (dice >> 16) / (1 << 16)).await;
+        }
+        let start = Instant::now();
+        let id = caller.claim("sim", true).await?;
+        claimed.push((milliseconds(start.elapsed()), id));
     }
-    let answer = request.send().await?;
-    let status = answer.status();
-    let text = answer.text().await?;
-    Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    Ok(claimed)
+}
+
+/// A command of the engine's own program, to its end: milliseconds, and what it said.
+pub(crate) async fn docker_command(engine: &str, arguments: &[&str]) -> Result<(f64, String)> {
+    let start = Instant::now();
+    let done = Command::new("docker")
+        .args(["-H", engine])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let took = milliseconds(start.elapsed());
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "docker {arguments:?}: {said}");
+    Ok((took, String::from_utf8_lossy(&done.stdout).trim().to_owned()))
 }
 
 /// What the engine's own command takes: to the end of `docker run --rm`, and of `docker start -a`.
 async fn docker(engine: &str, image: &str, samples: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-    let command = |arguments: Vec<String>| async move {
-        let start = Instant::now();
-        let done = Command::new("docker")
-            .args(["-H", engine])
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await?;
-        let took = milliseconds(start.elapsed());
-        let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success(), "docker {arguments:?}: {said}");
-        let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
-        Ok((took, said))
-    };
-    let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
     let (mut runs, mut starts) = (Vec::new(), Vec::new());
     for _ in 0..samples {
-        let (took, _) = command(words(&format!("run --rm --network none {image} echo here"))).await?;
-        runs.push(took);
-        let (_, id) = command(words(&format!("create --network none {image} echo here"))).await?;
-        let (took, _) = command(words(&format!("start -a {id}"))).await?;
-        starts.push(took);
-        command(words(&format!("rm {id}"))).await?;
+        let run = ["run", "--rm", "--network", "none", image, "echo", "here"];
+        runs.push(docker_command(engine, &run).await?.0);
+        let create = ["create", "--network", "none", image, "echo", "here"];
+        let (_, id) = docker_command(engine, &create).await?;
+        starts.push(docker_command(engine, &["start", "-a", &id]).await?.0);
+        docker_command(engine, &["rm", &id]).await?;
     }
     Ok((runs, starts))
 }

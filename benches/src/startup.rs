@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What one start showed.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +94,11 @@ impl Running {
         })
     }
 
+    /// Its process.
+    pub(crate) fn process(&self) -> Result<u32> {
+        self.child.id().context("the server has ended")
+    }
+
     /// Asks it to end, and waits for that.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let pid = self.child.id().context("the server has ended")?;
@@ -111,7 +116,7 @@ impl Running {
 pub(crate) async fn start(server: &Path, data: &Path, database: &str, rest: Duration) -> Result<Start> {
     let running = Running::start(server, data, database, &[]).await?;
     tokio::time::sleep(rest).await;
-    let idle_mb = resident(&running.child)?;
+    let idle_mb = resident(running.process()?)?;
     let ready_ms = running.ready_ms;
     running.stop().await?;
     Ok(Start { ready_ms, idle_mb })
@@ -131,8 +136,8 @@ async fn health(address: &str) -> Result<()> {
     Ok(())
 }
 
-fn resident(child: &Child) -> Result<f64> {
-    let pid = child.id().context("the server has ended")?;
+/// Megabytes that a process has in memory.
+pub(crate) fn resident(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kilobytes: f64 = status
         .lines()

@@ -7,7 +7,9 @@ use crate::probe::milliseconds;
 use crate::stats::percentile;
 use anyhow::Result;
 use ostler_agents::{KindSettings, Kinds, Prompts};
-use ostler_control::{PoolChange, SandboxSettings, Caller, Control, Executor, ExecutorSettings, LogStore, Parts, WorkSettings};
+use ostler_control::{
+    Caller, Control, Executor, ExecutorSettings, LogStore, Parts, PoolChange, SandboxSettings, WorkSettings,
+};
 use ostler_domain::{DriverKind, RunStatus, SandboxTemplate, ServerId, SystemClock};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_forge::git::Git;
@@ -58,7 +60,13 @@ impl Server {
         control
             .set_pool(
                 &Caller::administrator(),
-                "bench", PoolChange { template: Some(template), target: Some(0), max: Some(SLOTS), ..PoolChange::default() },
+                "bench",
+                PoolChange {
+                    template: Some(template),
+                    target: Some(0),
+                    max: Some(SLOTS),
+                    ..PoolChange::default()
+                },
             )
             .await?;
         let settings = ExecutorSettings {

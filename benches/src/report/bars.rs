@@ -4,9 +4,13 @@ use super::About;
 use super::tables::{blocks, fsync};
 use crate::bench::{Asked, Results};
 use crate::contender::{ALL, APALIS_SQLITE, Contender, Kept, OUR_POSTGRES, OUR_SQLITE};
+use crate::machines::{BARE, BOOT, RESTORE};
+use crate::output::{BULK_DOCKER, BULK_EXEC, BULK_RUN, LINE_DOCKER, LINE_EXEC, LINE_RUN};
 use crate::sandboxes::{
-    CLAIM_DOCKER, CLAIM_PROCESS, CLAIM_SIM, CLAIM_SIM_MANY, CLIENTS, COLD_DOCKER, COLD_DOCKER_LIMIT,
+    CLAIM_DOCKER, CLAIM_PROCESS, CLAIM_SIM, CLAIM_SIM_FLOOD, CLAIM_SIM_MANY, COLD_DOCKER, COLD_DOCKER_LIMIT,
+    START_DOCKER,
 };
+use crate::service::CLIENTS;
 use crate::stats::{Spread, number, percentile};
 
 /// One bar.
@@ -98,7 +102,9 @@ pub(super) fn verdicts(about: &About, results: &Results) -> Vec<Verdict> {
     all.extend(enqueue(about, results));
     all.extend(latency(about, results));
     all.extend(dispatch(results));
+    all.extend(fleets(results));
     all.extend(server(results));
+    all.extend(output(results));
     all
 }
 
@@ -359,18 +365,31 @@ fn rounds(results: &Results, what: &str, share: f64) -> Vec<f64> {
         .unwrap_or_default()
 }
 
-/// What a claim costs when it is alone, and how many the server makes when it is asked for as many as it can.
-fn claim_reason(results: &Results) -> Option<String> {
-    let alone = Spread::of(rounds(results, CLAIM_SIM, 0.5))?;
-    let (_, many) = results
+/// Claims in a second that clients without a pause get together.
+fn claims_per_second(results: &Results) -> Option<Spread> {
+    let (_, flood) = results
         .sandboxes
         .iter()
-        .find(|(name, _)| *name == CLAIM_SIM_MANY)?;
+        .find(|(name, _)| *name == CLAIM_SIM_FLOOD)?;
     let mean = |times: &Vec<f64>| times.iter().sum::<f64>() / times.len() as f64;
-    let per_second = Spread::of(many.iter().map(|times| 1e3 * CLIENTS as f64 / mean(times)))?;
+    Spread::of(flood.iter().map(|times| 1e3 * CLIENTS as f64 / mean(times)))
+}
+
+/// What a claim costs when it is alone, and how many the server makes when it is asked for as many as it can.
+fn claim_reason(results: &Results, what: &str) -> Option<String> {
+    let alone = Spread::of(rounds(results, CLAIM_SIM, 0.5))?;
+    let per_second = claims_per_second(results)?;
+    let queue = if what == CLAIM_SIM_FLOOD {
+        format!(
+            "; {CLIENTS} clients that never pause wait for each other, so that one claim takes as long as {CLIENTS} claims \
+             of the server and the clients together, which share the same processors"
+        )
+    } else {
+        String::new()
+    };
     Some(format!(
-        "a claim by one client takes {} ms, with two durable commits in it and the pool being filled again beside it; \
-         64 clients that ask again at once get {} claims a second together, and wait for each other",
+        "a claim by one client takes {} ms, one durable commit in it; the server makes at most {} claims a second \
+         here{queue}",
         number(alone.median),
         per_second.shown()
     ))
@@ -386,7 +405,11 @@ fn sandboxes(results: &Results) -> Vec<Verdict> {
         .get(&Asked::Sandbox)
         .map(|rounds| rounds.iter().map(|times| percentile(times, 0.5)).collect())
         .unwrap_or_default();
-    for (what, clients) in [(CLAIM_SIM, "1 client"), (CLAIM_SIM_MANY, "64 clients")] {
+    for (what, clients) in [
+        (CLAIM_SIM, "1 client"),
+        (CLAIM_SIM_MANY, "64 clients with pauses"),
+        (CLAIM_SIM_FLOOD, "64 clients without a pause"),
+    ] {
         for (named, share, bar) in [("p50", 0.5, 2.0), ("p99", 0.99, 10.0)] {
             let own = rounds(results, what, share);
             let beyond = Spread::of(own.iter().zip(&fsyncs).map(|(own, fsync)| (own - fsync).max(0.0)));
@@ -399,35 +422,134 @@ fn sandboxes(results: &Results) -> Vec<Verdict> {
                 " ms",
                 Bar::AtMost(bar),
             );
-            claim.why = claim_reason(results);
+            claim.why = claim_reason(results, what);
             all.push(claim);
         }
     }
     for (what, bar) in [(CLAIM_PROCESS, 15.0), (CLAIM_DOCKER, 25.0)] {
         let own = Spread::of(rounds(results, what, 0.5));
+        let beside = if what == CLAIM_DOCKER {
+            let start = Spread::of(rounds(results, START_DOCKER, 0.5));
+            format!("{START_DOCKER}: {}", shown(start, " ms"))
+        } else {
+            String::new()
+        };
         all.push(verdict(
             "P1",
             what,
             shown(own, " ms"),
-            String::new(),
+            beside,
             own,
             " ms",
             Bar::AtMost(bar),
         ));
     }
-    let own = rounds(results, COLD_DOCKER, 0.5);
-    let peer = rounds(results, COLD_DOCKER_LIMIT, 0.5);
-    all.push(verdict(
-        "P2",
-        COLD_DOCKER,
-        shown(Spread::of(own.iter().copied()), " ms"),
-        format!(
-            "{COLD_DOCKER_LIMIT}: {}",
-            shown(Spread::of(peer.iter().copied()), " ms")
-        ),
-        ratios(&own, &peer),
-        " ×",
-        Bar::AtMost(1.1),
+    for (figure, what, peer, bar) in [
+        ("P2", COLD_DOCKER, COLD_DOCKER_LIMIT, 1.1),
+        ("P3", BOOT, BARE, 1.2),
+        ("P3", RESTORE, BARE, 0.3),
+    ] {
+        let own = rounds(results, what, 0.5);
+        let theirs = rounds(results, peer, 0.5);
+        let mut cold = verdict(
+            figure,
+            what,
+            shown(Spread::of(own.iter().copied()), " ms"),
+            format!("{peer}: {}", shown(Spread::of(theirs.iter().copied()), " ms")),
+            ratios(&own, &theirs),
+            " ×",
+            Bar::AtMost(bar),
+        );
+        let more = Spread::of(own.iter().zip(&theirs).map(|(own, peer)| own - peer));
+        cold.why = more.map(|more| format!("it takes {} ms more than {peer}", more.shown()));
+        all.push(cold);
+    }
+    // What was not asked for is no verdict.
+    all.retain(|verdict| verdict.met.is_some());
+    all
+}
+
+fn fleets(results: &Results) -> Vec<Verdict> {
+    let [few, many] = &results.fleets[..] else {
+        return Vec::new();
+    };
+    let one = |value| Spread::of([value]);
+    let each = |fleet: &crate::fleet::Fleet| fleet.cpu_percent / fleet.sandboxes as f64;
+    let count = number(many.sandboxes as f64);
+    let mut cpu = verdict(
+        "P9",
+        format!("{count} idle sandboxes, checked every 10 s: processor"),
+        shown(one(many.cpu_percent), " % of a core"),
+        String::new(),
+        one(many.cpu_percent),
+        " %",
+        Bar::AtMost(10.0),
+    );
+    cpu.why = Some(format!(
+        "a check of one sandbox, with its share of all that goes on besides, takes {} µs",
+        number(many.cpu_percent / 100.0 * 10.0 / many.sandboxes as f64 * 1e6)
     ));
+    let memory = verdict(
+        "P9",
+        format!("{count} idle sandboxes: memory"),
+        shown(one(many.resident_mb), " MB"),
+        String::new(),
+        one(many.resident_mb),
+        " MB",
+        Bar::AtMost(200.0),
+    );
+    let linear = verdict(
+        "P9",
+        "processor for each sandbox, many beside few",
+        format!("{count}: {} % of a core", number(many.cpu_percent)),
+        format!(
+            "{}: {} % of a core",
+            number(few.sandboxes as f64),
+            number(few.cpu_percent)
+        ),
+        one(each(many) / each(few)),
+        " ×",
+        Bar::AtMost(1.2),
+    );
+    vec![cpu, memory, linear]
+}
+
+fn output(results: &Results) -> Vec<Verdict> {
+    let mut all = Vec::new();
+    for what in [LINE_RUN, LINE_EXEC] {
+        let own = Spread::of(rounds(results, what, 0.99));
+        let peer = Spread::of(rounds(results, LINE_DOCKER, 0.99));
+        all.push(verdict(
+            "P11",
+            format!("{what}: p99"),
+            shown(own, " ms"),
+            format!("{LINE_DOCKER}: {}", shown(peer, " ms")),
+            own,
+            " ms",
+            Bar::AtMost(20.0),
+        ));
+    }
+    let rates = |what: &str| {
+        let found = results.rates.iter().find(|(name, _)| *name == what);
+        Spread::of(found.map(|(_, rounds)| rounds.clone()).unwrap_or_default())
+    };
+    for what in [BULK_RUN, BULK_EXEC] {
+        let own = rates(what);
+        let mut bulk = verdict(
+            "P11",
+            format!("{what}: bulk"),
+            shown(own, " MB/s"),
+            format!("{BULK_DOCKER}: {}", shown(rates(BULK_DOCKER), " MB/s")),
+            own,
+            " MB/s",
+            Bar::AtLeast(100.0),
+        );
+        bulk.why = Some(
+            "the program, the guest, the server and the reader, which takes JSON, share the processors of this machine"
+                .to_owned(),
+        );
+        all.push(bulk);
+    }
+    all.retain(|verdict| verdict.met.is_some());
     all
 }

@@ -174,6 +174,8 @@ pub(super) fn all(about: &About, results: &Results) -> String {
     text += &dispatch(results);
     text += &starts(results);
     text += &sandboxes(results);
+    text += &fleets(results);
+    text += &rates(results);
     text
 }
 
@@ -264,9 +266,50 @@ fn sandboxes(results: &Results) -> String {
         return String::new();
     }
     format!(
-        "## P1 and P2, sandboxes\n\nMilliseconds over HTTP, with the real guest program in every sandbox but those of the \
-         sim driver.\n\n{}\n",
+        "## P1, P2, P3 and P11, sandboxes\n\nMilliseconds over HTTP, with the real guest program in every sandbox but those \
+         of the sim driver. Claims: one client after another, and {} at once, which either pause between two claims (250 \
+         ms on average, so that no queue builds up) or never do (so that what is measured is the throughput: each of them \
+         waits for all others). Client and server share the processors of this machine. The best services publish 27 to \
+         186 ms for a start. Virtual machines are emulated (TCG). Lines are 10 ms apart, and their age is that at the \
+         reader.\n\n{}\n",
+        crate::service::CLIENTS,
         table(&["", "p50", "p99", "samples"], &rows)
+    )
+}
+
+fn fleets(results: &Results) -> String {
+    let row = |fleet: &crate::fleet::Fleet| {
+        vec![
+            number(fleet.sandboxes as f64),
+            number(fleet.cpu_percent),
+            number(fleet.resident_mb),
+            number(fleet.seconds),
+        ]
+    };
+    let rows: Vec<Vec<String>> = results.fleets.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "## P9, many sandboxes at rest\n\nThe server's process with a full pool of the sim driver, the guests' side of every \
+         connection included, as both are in it. Every sandbox is asked by a connection of its own every 10 s, the answer \
+         is noted in the database, and its use is sampled every 60 s.\n\n{}\n",
+        table(&["sandboxes", "% of a core", "MB", "measured for, s"], &rows)
+    )
+}
+
+fn rates(results: &Results) -> String {
+    let row = |(what, rounds): &(&str, Vec<f64>)| {
+        vec![(*what).to_owned(), shown(Spread::of(rounds.iter().copied()))]
+    };
+    let rows: Vec<Vec<String>> = results.rates.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "## P11, bulk output\n\nMegabytes of output per second at the reader, from the first line to the last, none \
+         missing.\n\n{}\n",
+        table(&["", "MB/s"], &rows)
     )
 }
 

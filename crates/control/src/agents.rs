@@ -87,12 +87,11 @@ impl Control {
             let mut done = control.acquire_agent(&pools, tenant, holder, &told).await;
             if let Ok(claimed) = &done
                 && claimed.cold_reason.is_some()
+                && let Err(error) = control.commit(tell(&claimed.sandbox, false)).await
             {
-                if let Err(error) = control.commit(tell(&claimed.sandbox, false)).await {
-                    let reason = "who asked for it could not be written down";
-                    control.destroyed(&claimed.sandbox, reason).await;
-                    done = Err(error);
-                }
+                let reason = "who asked for it could not be written down";
+                control.destroyed(&claimed.sandbox, reason).await;
+                done = Err(error);
             }
             let Err(Ok(claimed)) = reply.send(done) else {
                 return;

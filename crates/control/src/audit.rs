@@ -98,8 +98,23 @@ impl Control {
         object: impl Display,
         details: impl Serialize,
     ) -> Self {
+        let entry = Some(self.audit_entry(actor, action, object, details));
+        Self {
+            pending: Pending(Some(Arc::new(Mutex::new(entry)))),
+            ..self.clone()
+        }
+    }
+
+    /// The entry alone, for what is not written by [`Control::commit`].
+    pub(crate) fn audit_entry(
+        &self,
+        actor: impl Into<Actor>,
+        action: &'static str,
+        object: impl Display,
+        details: impl Serialize,
+    ) -> Change {
         let actor = actor.into();
-        let entry = AuditEntry {
+        Change::insert(&AuditEntry {
             id: AuditId::new(),
             at: self.now(),
             tenant_id: actor.tenant_id,
@@ -110,12 +125,7 @@ impl Control {
             object: object.to_string(),
             request_id: actor.request_id,
             details: serde_json::to_value(details).unwrap_or_default(),
-        };
-        let entry = Some(Change::insert(&entry));
-        Self {
-            pending: Pending(Some(Arc::new(Mutex::new(entry)))),
-            ..self.clone()
-        }
+        })
     }
 
     /// Writes an entry by itself, before something is done that is no change of the database.

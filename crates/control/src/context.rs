@@ -116,7 +116,11 @@ impl Control {
 
     /// The driver that runs a sandbox of this server.
     pub(crate) fn driver_of(&self, sandbox: &Sandbox) -> Result<&Arc<dyn Driver>> {
-        let (kind, host) = (sandbox.driver, &sandbox.host);
+        self.driver_on(sandbox.driver, &sandbox.host)
+    }
+
+    /// The driver of a kind on a host.
+    pub(crate) fn driver_on(&self, kind: DriverKind, host: &str) -> Result<&Arc<dyn Driver>> {
         self.parts.drivers.get(kind, host).ok_or_else(|| {
             let missing = || format!("this server has no {kind} driver on the host {host} any more");
             ControlError::Unavailable(self.unavailable(kind).unwrap_or_else(missing))

@@ -20,6 +20,7 @@ mod images;
 mod issues;
 mod logs;
 mod merge_requests;
+mod probe;
 mod projects;
 mod reconcilers;
 mod runs;

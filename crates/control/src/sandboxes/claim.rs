@@ -1,8 +1,9 @@
 //! Claims: a warm sandbox in one statement, or a cold start.
 
+use crate::probe;
 use crate::{Control, ControlError, Result};
 use ostler_domain::{DepartmentId, Pool, Sandbox, SandboxStatus, TenantId};
-use ostler_store::{ClaimSandbox, Filter, Op, StoreExt};
+use ostler_store::{ClaimSandbox, Filter, Op, StoreExt, Told};
 use std::time::{Duration, Instant};
 
 /// Who a sandbox is claimed for.
@@ -67,7 +68,7 @@ impl Control {
     /// Claims a warm sandbox of a pool, or starts one.
     pub(crate) async fn acquire(&self, pool: &Pool, tenant: TenantId, holder: Holder) -> Result<Claimed> {
         let mut watch = Stopwatch::start();
-        if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, &mut watch).await? {
+        if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, None, &mut watch).await? {
             return Ok(Claimed {
                 sandbox,
                 cold_reason: None,
@@ -77,12 +78,14 @@ impl Control {
         self.start_cold(pool, tenant, holder, watch).await
     }
 
-    /// The oldest warm sandbox of a pool that is as the pool is now and answers.
+    /// The oldest warm sandbox of a pool that is as the pool is now and answers. What tells of it is written with the claim:
+    /// it is told of one that did not answer, too, and then of its end.
     pub(super) async fn claim_warm(
         &self,
         pool: &Pool,
         tenant: TenantId,
         holder: &Holder,
+        told: Option<&Told>,
         watch: &mut Stopwatch,
     ) -> Result<Option<Sandbox>> {
         let claim = ClaimSandbox {
@@ -95,11 +98,16 @@ impl Control {
             for_run: holder.for_run,
             now: self.now(),
         };
-        while let Some(sandbox) = self.parts.store.claim_sandbox(claim.clone()).await? {
+        while let Some(sandbox) = self
+            .parts
+            .store
+            .claim_sandbox(claim.clone(), told.cloned())
+            .await?
+        {
             watch.lap("claim");
             let fits = sandbox.template == pool.template;
             // One that died while it was warm is not handed out.
-            let answers = fits && self.guest(&sandbox)?.healthy().await;
+            let answers = fits && probe::healthy(self.driver_of(&sandbox)?, sandbox.id).await;
             watch.lap("check");
             if answers {
                 return Ok(Some(sandbox));
@@ -163,16 +171,21 @@ impl Control {
         ))
     }
 
-    /// Claims a warm sandbox of the first of these pools that has one, or else starts one in the first that has room.
+    /// Claims a warm sandbox of the first of these pools that has one, which is `told` with the claim, or else starts one in
+    /// the first that has room.
     pub(crate) async fn acquire_agent(
         &self,
         pools: &[Pool],
         tenant: TenantId,
         holder: Holder,
+        told: &Told,
     ) -> Result<Claimed> {
         let mut watch = Stopwatch::start();
         for pool in pools {
-            if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, &mut watch).await? {
+            if let Some(sandbox) = self
+                .claim_warm(pool, tenant, &holder, Some(told), &mut watch)
+                .await?
+            {
                 return Ok(Claimed {
                     sandbox,
                     cold_reason: None,

@@ -5,11 +5,11 @@
 
 use super::Holder;
 use crate::conflict::retry_on_conflict;
-use crate::{Control, ControlError, Result};
+use crate::{Control, ControlError, Result, probe};
 use futures::StreamExt;
 use ostler_domain::{Sandbox, SandboxId, SandboxStatus};
 use ostler_sandbox::{DriverEvent, DriverStatus, ExitInfo};
-use ostler_store::{Change, Filter, SandboxStamp, StoreExt};
+use ostler_store::{Change, SandboxStamp, StoreExt};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
@@ -47,20 +47,19 @@ impl Control {
     /// how many were found unhealthy.
     pub async fn check_health(&self) -> Result<usize> {
         let settings = &self.parts.sandboxes;
-        let looked_at = Filter::<Sandbox>::by("server_id", self.parts.server_id).within(
-            "status",
-            [
-                SandboxStatus::Warm,
-                SandboxStatus::Running,
-                SandboxStatus::Unhealthy,
-            ],
-        );
-        let sandboxes = self.parts.store.list(looked_at).await?;
+        let looked_at = [
+            SandboxStatus::Warm,
+            SandboxStatus::Running,
+            SandboxStatus::Unhealthy,
+        ];
+        let sandboxes = self.own_briefs(&looked_at).await?;
         let limit = Duration::from_secs(settings.health_limit_seconds.max(1));
         let mut checks = futures::stream::iter(sandboxes.into_iter().filter(|s| s.paused.is_none()))
             .map(|sandbox| async move {
-                let found = match self.guest(&sandbox) {
-                    Ok(guest) => guest.check(limit).await.map_err(|error| error.to_string()),
+                let found = match self.driver_on(sandbox.driver, &sandbox.host) {
+                    Ok(driver) => probe::check(driver, sandbox.id, limit)
+                        .await
+                        .map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
                 };
                 (sandbox, found)

@@ -2,8 +2,8 @@
 
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{DriverKind, Host, Permission, Sandbox, SandboxId, SandboxStatus};
-use ostler_store::{Change, Filter, Op, StoreExt};
+use ostler_domain::{DriverKind, Host, Permission, SandboxId, SandboxStatus};
+use ostler_store::{Change, Op, StoreExt};
 
 impl Control {
     /// The hosts of this server's drivers, with what is known of each and how many sandboxes it has.
@@ -58,7 +58,8 @@ impl Control {
             Ok::<_, ControlError>(host)
         })?;
         if draining {
-            let warm = Filter::<Sandbox>::by("server_id", self.parts.server_id)
+            let warm = self
+                .own_sandboxes()
                 .and("driver", Op::Eq, driver)
                 .and("host", Op::Eq, name.to_owned())
                 .and("status", Op::Eq, SandboxStatus::Warm);

@@ -4,7 +4,7 @@ use crate::conflict::retry_on_conflict;
 use crate::{Control, ControlError, Result};
 use ostler_domain::{PausedBy, Sandbox, SandboxId, SandboxStatus};
 use ostler_sandbox::DriverError;
-use ostler_store::{Filter, Op, SandboxStamp, StoreExt};
+use ostler_store::{Op, SandboxStamp, StoreExt};
 use std::time::Duration;
 
 /// Uses closer together than this are noted once.
@@ -86,7 +86,8 @@ impl Control {
     /// One round over what tenants hold on this server: freezes what has not been used for a while, and ends it after a
     /// longer one. Something that executes a program is in use. Returns how many were frozen or ended.
     pub async fn mind_idle(&self) -> Result<usize> {
-        let held = Filter::<Sandbox>::by("server_id", self.parts.server_id)
+        let held = self
+            .own_sandboxes()
             .and("status", Op::Eq, SandboxStatus::Running)
             .and("for_run", Op::Eq, false);
         let mut changed = 0;

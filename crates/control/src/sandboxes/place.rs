@@ -43,6 +43,8 @@ pub(crate) struct Verdict<'a> {
     /// Sandboxes of this server there.
     pub(crate) live: u32,
     pub(crate) obstacles: Vec<String>,
+    /// Whether the last thing that is known of it is a failure.
+    pub(crate) failed: bool,
 }
 
 impl Control {
@@ -62,11 +64,20 @@ impl Control {
     /// Every host of the template's driver, with what stands in the way of starting there; those with the fewest sandboxes
     /// first.
     pub(crate) async fn host_verdicts(&self, template: &SandboxTemplate) -> Result<Vec<Verdict<'_>>> {
+        self.verdicts_of(template, true).await
+    }
+
+    /// The same, without a look at how many sandboxes they have unless `counted`.
+    async fn verdicts_of(&self, template: &SandboxTemplate, counted: bool) -> Result<Vec<Verdict<'_>>> {
         let kind = template.driver;
         let mine =
             Filter::<Host>::by("server_id", self.parts.server_id).and("driver", ostler_store::Op::Eq, kind);
         let records = self.parts.store.list(mine).await?;
-        let counts = self.parts.store.sandbox_counts().await?;
+        let counts = if counted {
+            self.parts.store.sandbox_counts().await?
+        } else {
+            Vec::new()
+        };
         let now = self.now();
         let mut verdicts: Vec<Verdict<'_>> = self
             .parts
@@ -86,7 +97,8 @@ impl Control {
                         other => obstacles.push(other.to_string()),
                     }
                 }
-                if let Some(record) = records.iter().find(|record| record.name == host.name) {
+                let record = records.iter().find(|record| record.name == host.name);
+                if let Some(record) = record {
                     if record.draining {
                         obstacles.push("it is being drained; `ostler sandbox drain --undo` ends that".into());
                     }
@@ -106,6 +118,7 @@ impl Control {
                     host,
                     live: there.map(|part| part.count).sum(),
                     obstacles,
+                    failed: record.is_some_and(|record| record.failures > 0),
                 }
             })
             .collect();
@@ -113,9 +126,11 @@ impl Control {
         Ok(verdicts)
     }
 
-    /// The hosts on which a sandbox can be started, the best first. At least one.
-    pub(super) async fn place(&self, template: &SandboxTemplate) -> Result<Vec<&DriverHost>> {
-        let verdicts = self.host_verdicts(template).await?;
+    /// The hosts on which a sandbox can be started, the best first, and of each whether it failed last. At least one.
+    pub(super) async fn place(&self, template: &SandboxTemplate) -> Result<Vec<(&DriverHost, bool)>> {
+        // Where there is no choice, nothing is counted.
+        let choice = self.parts.drivers.hosts(template.driver).count() > 1;
+        let verdicts = self.verdicts_of(template, choice).await?;
         if verdicts.is_empty() {
             return Err(ControlError::Unavailable(
                 self.unavailable(template.driver).unwrap_or_default(),
@@ -123,7 +138,10 @@ impl Control {
         }
         let (free, hindered): (Vec<_>, Vec<_>) = verdicts.into_iter().partition(|v| v.obstacles.is_empty());
         if !free.is_empty() {
-            return Ok(free.into_iter().map(|verdict| verdict.host).collect());
+            return Ok(free
+                .into_iter()
+                .map(|verdict| (verdict.host, verdict.failed))
+                .collect());
         }
         let unable = hindered.iter().all(|v| v.host.driver.check(template).is_err());
         let reasons = listed(template.driver, &hindered);

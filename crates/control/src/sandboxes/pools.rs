@@ -10,7 +10,6 @@ use ostler_store::{Change, Filter, Op, StoreExt};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Changes to a pool; what is absent stays.
@@ -230,11 +229,9 @@ impl Control {
     /// ends what should have ended. Returns how many sandboxes were started or ended.
     pub async fn fill_pools(&self) -> Result<usize> {
         let mut changed = 0;
-        let ending = Filter::<Sandbox>::by("server_id", self.parts.server_id).and(
-            "status",
-            Op::Eq,
-            SandboxStatus::Destroying,
-        );
+        let ending = self
+            .own_sandboxes()
+            .and("status", Op::Eq, SandboxStatus::Destroying);
         for sandbox in self.parts.store.list(ending).await? {
             changed += usize::from(self.destroyed(&sandbox, "").await);
         }
@@ -257,52 +254,89 @@ impl Control {
     }
 
     async fn fill(&self, pool: &Pool) -> Result<usize> {
-        let warm = Filter::<Sandbox>::by("server_id", self.parts.server_id)
-            .and("pool", Op::Eq, pool.name.clone())
-            .and("status", Op::Eq, SandboxStatus::Warm)
-            .order_by("created_at");
-        let warm = self.parts.store.list(warm).await?;
-        let (warm, stale): (Vec<_>, Vec<_>) = warm.into_iter().partition(|s| s.template == pool.template);
         let mut changed = 0;
-        for sandbox in stale.iter().chain(warm.iter().skip(pool.target as usize)) {
-            let reason = "the pool does not need it any more";
-            changed += usize::from(self.destroyed(sandbox, reason).await);
+        let of_pool = || {
+            self.own_sandboxes().and("pool", Op::Eq, pool.name.clone()).and(
+                "status",
+                Op::Eq,
+                SandboxStatus::Warm,
+            )
+        };
+        // Texts that differ can mean the same.
+        let old = of_pool().and("template", Op::Ne, text_of(&pool.template));
+        for sandbox in self.parts.store.list(old).await? {
+            if sandbox.template != pool.template {
+                changed += usize::from(self.not_needed(&sandbox).await);
+            }
         }
-        let missing = pool.target.saturating_sub(warm.len() as u32);
+        let counts = self.parts.store.sandbox_counts().await?;
+        let warm = counts.iter().filter(|part| {
+            part.pool == pool.name
+                && part.server_id == self.parts.server_id
+                && part.status == SandboxStatus::Warm
+        });
+        let warm: u32 = warm.map(|part| part.count).sum();
+        if warm > pool.target {
+            let surplus = of_pool().order_by_desc("created_at").limit(warm - pool.target);
+            for sandbox in self.parts.store.list(surplus).await? {
+                changed += usize::from(self.not_needed(&sandbox).await);
+            }
+        }
+        let missing = pool.target.saturating_sub(warm);
         if missing == 0 || pool.retry_at.is_some_and(|at| self.now() < at) {
             return Ok(changed);
         }
-        let room = pool.max.saturating_sub(self.counts_of(&pool.name).await?.live());
+        let live: u32 = counts
+            .iter()
+            .filter(|part| part.pool == pool.name)
+            .map(|part| part.count)
+            .sum();
+        let room = pool.max.saturating_sub(live);
         // After a failure one start tries whether it goes again; a pool that cannot start anything must not churn.
         let most = if pool.failures > 0 { 1 } else { u32::MAX };
         let wanted = self.buckets.take(pool, missing.min(room).min(most));
-        let slots = Arc::new(Semaphore::new(pool.start_concurrency.max(1) as usize));
-        let mut starts = JoinSet::new();
-        for _ in 0..wanted {
-            let (control, pool, slots) = (self.clone(), pool.clone(), Arc::clone(&slots));
-            starts.spawn(async move {
-                let Ok(_slot) = slots.acquire().await else {
-                    return Ok(false);
-                };
-                let new = control.new_sandbox(&pool);
-                let started = control
-                    .start_placed(new, SandboxStatus::Warm, &mut Stopwatch::start())
-                    .await;
-                let error = started.as_ref().err().map(ToString::to_string);
-                if error.is_some() {
-                    // Those that have not begun would fail, too.
-                    slots.close();
+        Ok(changed + self.start_warm(pool, wanted).await?)
+    }
+
+    /// Starts so many, as many at once as the pool allows; none any more after one that failed. Returns how many started.
+    async fn start_warm(&self, pool: &Pool, wanted: u32) -> Result<usize> {
+        let pool = Arc::new(pool.clone());
+        let mut starts: JoinSet<Result<bool>> = JoinSet::new();
+        let (mut begun, mut started, mut failed) = (0, 0, None);
+        loop {
+            while begun < wanted && failed.is_none() && starts.len() < pool.start_concurrency.max(1) as usize
+            {
+                let (control, pool) = (self.clone(), Arc::clone(&pool));
+                begun += 1;
+                starts.spawn(async move {
+                    let new = control.new_sandbox(&pool);
+                    let start = control
+                        .start_placed(new, SandboxStatus::Warm, &mut Stopwatch::start())
+                        .await;
+                    let error = start.as_ref().err().map(ToString::to_string);
+                    // That it went well is news only after a failure.
+                    if error.is_some() || pool.failures > 0 {
+                        control.note_start(&pool.name, error).await?;
+                    }
+                    Ok(start.is_ok())
+                });
+            }
+            match starts.join_next().await {
+                None => return failed.map_or(Ok(started), Err),
+                Some(Ok(Ok(true))) => started += 1,
+                // Those that have not begun would fail, too.
+                Some(Ok(Ok(false))) => begun = wanted,
+                Some(Ok(Err(error))) => failed = Some(error),
+                Some(Err(broken)) => {
+                    failed = Some(ControlError::Unavailable(format!("a start broke off: {broken}")));
                 }
-                control
-                    .note_start(&pool.name, error)
-                    .await
-                    .map(|()| started.is_ok())
-            });
+            }
         }
-        for start in starts.join_all().await {
-            changed += usize::from(start?);
-        }
-        Ok(changed)
+    }
+
+    async fn not_needed(&self, sandbox: &Sandbox) -> bool {
+        self.destroyed(sandbox, "the pool does not need it any more")
+            .await
     }
 
     async fn note_start(&self, pool: &str, error: Option<String>) -> Result<()> {
@@ -326,6 +360,14 @@ impl Control {
             }
             self.commit(vec![Change::update(&pool)]).await
         })
+    }
+}
+
+/// A template as its column holds it.
+fn text_of(template: &SandboxTemplate) -> String {
+    match ostler_store::json_to_value(template) {
+        ostler_store::Value::Text(text) => text,
+        _ => String::new(),
     }
 }
 

@@ -2,17 +2,23 @@
 
 use super::claim::Stopwatch;
 use crate::conflict::retry_on_conflict;
+use crate::guest::Guest;
 use crate::hosts::{DriverHost, LOCAL};
+use crate::probe;
 use crate::{Control, ControlError, Result};
 use ostler_domain::{Host, Pool, Sandbox, SandboxId, SandboxStatus};
 use ostler_sandbox::{DriverError, SandboxSpec};
 use ostler_store::{Change, Filter, Op, StoreError, StoreExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a free vsock context id is looked for, when others take it at the same moment.
 const CID_TRIES: u32 = 50;
 /// The first context id that a sandbox can have: those below are the hypervisor's and the host's.
 const FIRST_CID: u32 = 3;
+
+/// What to do about one that takes too long.
+const SLOW: &str = "; see `ostler doctor`, or give it more time by `sandboxes.start_seconds`";
 
 /// Why a start came to nothing.
 struct Failed {
@@ -60,7 +66,7 @@ impl Control {
         let hosts = self.place(&sandbox.template).await?;
         watch.lap("place");
         let mut failures = Vec::new();
-        for host in hosts {
+        for (host, failed_before) in hosts {
             if !failures.is_empty() {
                 // The record of a failed start stays; a further one needs a name of its own.
                 sandbox.id = SandboxId::new();
@@ -72,7 +78,9 @@ impl Control {
                     sandbox.transition(status)?;
                     self.commit(vec![Change::update(&sandbox)]).await?;
                     sandbox.version += 1;
-                    self.note_host(host, None).await?;
+                    if failed_before {
+                        self.note_host(host, None).await?;
+                    }
                     return Ok(sandbox);
                 }
                 Err(failed) => failed,
@@ -116,7 +124,7 @@ impl Control {
     async fn free_cid(&self) -> Result<u32> {
         let used = Filter::<Sandbox>::all()
             .and("vsock_cid", Op::Gt, 0i64)
-            .and("status", Op::Ne, SandboxStatus::Destroyed)
+            .unlike("status", "destroyed")
             .order_by("vsock_cid");
         let mut free = FIRST_CID;
         for sandbox in self.parts.store.list(used).await? {
@@ -145,7 +153,11 @@ impl Control {
             ..SandboxSpec::new(sandbox.id, sandbox.template.clone())
         };
         let started = tokio::time::timeout(limit, host.driver.start(&spec)).await;
-        watch.lap("start");
+        watch.lap(if sandbox.template.snapshot.is_some() {
+            "restore"
+        } else {
+            "start"
+        });
         let reference = started
             .unwrap_or(Err(DriverError::TimedOut {
                 driver: host.kind,
@@ -153,28 +165,28 @@ impl Control {
                 id: sandbox.id,
                 limit,
             }))
-            .map_err(|error| Failed {
-                host: matches!(
-                    error,
-                    DriverError::Unavailable { .. } | DriverError::TimedOut { .. }
-                ),
-                message: error.to_string(),
+            .map_err(|error| match error {
+                DriverError::TimedOut { .. } => Failed {
+                    host: true,
+                    message: format!("{error}{SLOW}"),
+                },
+                _ => Failed {
+                    host: matches!(error, DriverError::Unavailable { .. }),
+                    message: error.to_string(),
+                },
             })?;
-        let guest = self.guest(sandbox).map_err(|error| Failed {
-            message: error.to_string(),
-            host: false,
-        })?;
         let silent = |message: String| Failed { message, host: true };
-        let ready = guest.ready(limit).await;
+        let ready = probe::ready(&host.driver, sandbox.id, limit).await;
         watch.lap("ready");
-        ready.map_err(|error| silent(error.to_string()))?;
+        ready.map_err(|error| silent(format!("{error} (waited {limit:?}){SLOW}")))?;
         if sandbox.template.snapshot.is_some() {
             // What every clone of the snapshot would share otherwise.
             let name = sandbox.id.to_string().replace('_', "-");
-            guest
+            Guest::new(Arc::clone(&host.driver), sandbox.id)
                 .renew(&name)
                 .await
                 .map_err(|error| silent(error.to_string()))?;
+            watch.lap("renew");
         }
         sandbox.driver_ref = Some(reference);
         sandbox.checked_at = Some(self.now());

@@ -1,10 +1,12 @@
 //! What sandboxes use: sampled at a period and kept for a while.
 
+use crate::guest::Guest;
 use crate::{Caller, Control, Result};
 use futures::StreamExt;
-use ostler_domain::{Permission, Sandbox, SandboxId, SandboxStatus, UsageSample};
+use ostler_domain::{Permission, SandboxId, SandboxStatus, UsageSample};
 use ostler_sandbox::Usage;
-use ostler_store::{Change, Filter, Record, StoreExt};
+use ostler_store::{Change, Filter, Record, SandboxBrief, StoreExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Samples in one answer.
@@ -37,9 +39,9 @@ impl Control {
     /// samples were taken.
     pub async fn sample_usage(&self) -> Result<usize> {
         let settings = &self.parts.sandboxes;
-        let running = Filter::<Sandbox>::by("server_id", self.parts.server_id)
-            .within("status", [SandboxStatus::Warm, SandboxStatus::Running]);
-        let sandboxes = self.parts.store.list(running).await?;
+        let sandboxes = self
+            .own_briefs(&[SandboxStatus::Warm, SandboxStatus::Running])
+            .await?;
         let samples: Vec<UsageSample> = futures::stream::iter(sandboxes)
             .map(|sandbox| async move {
                 let used = self.use_of(&sandbox).await?;
@@ -72,15 +74,16 @@ impl Control {
     }
 
     /// As the driver counts it, and what it does not count as the guest does.
-    async fn use_of(&self, sandbox: &Sandbox) -> Option<Usage> {
-        let driver = self.driver_of(sandbox).ok()?;
+    async fn use_of(&self, sandbox: &SandboxBrief) -> Option<Usage> {
+        let driver = self.driver_on(sandbox.driver, &sandbox.host).ok()?;
         let counted = driver.usage(sandbox.id).await.ok();
         let by_driver = counted.unwrap_or_default();
         let complete = by_driver.cpu_us.is_some() && by_driver.memory_bytes.is_some();
         if complete || sandbox.paused.is_some() {
             return counted;
         }
-        let Ok(by_guest) = self.guest(sandbox).ok()?.usage().await else {
+        let guest = Guest::new(Arc::clone(driver), sandbox.id);
+        let Ok(by_guest) = guest.usage().await else {
             return counted;
         };
         Some(Usage {

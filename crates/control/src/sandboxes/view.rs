@@ -3,16 +3,14 @@
 use crate::guest::Guest;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{Permission, Sandbox, SandboxId, SandboxStatus};
-use ostler_store::{Filter, Op, StoreExt};
+use ostler_store::{Filter, SandboxBrief, StoreExt};
 use std::sync::Arc;
 
 impl Control {
     /// All sandboxes that are not gone.
     pub async fn sandboxes(&self, caller: &Caller) -> Result<Vec<Sandbox>> {
         caller.require(Permission::FleetRead)?;
-        let live = Filter::all()
-            .and("status", Op::Ne, SandboxStatus::Destroyed)
-            .order_by("created_at");
+        let live = Filter::all().unlike("status", "destroyed").order_by("created_at");
         Ok(self.parts.store.list(live).await?)
     }
 
@@ -34,6 +32,14 @@ impl Control {
 
     /// The sandboxes of this server that are not gone.
     pub(super) fn own_sandboxes(&self) -> Filter<Sandbox> {
-        Filter::by("server_id", self.parts.server_id).and("status", Op::Ne, SandboxStatus::Destroyed)
+        Filter::by("server_id", self.parts.server_id).unlike("status", "destroyed")
+    }
+
+    /// The same in brief: those in one of these states.
+    pub(super) async fn own_briefs(&self, states: &[SandboxStatus]) -> Result<Vec<SandboxBrief>> {
+        let wanted = Filter::by("server_id", self.parts.server_id)
+            .unlike("status", "destroyed")
+            .within("status", states.iter().copied());
+        Ok(self.parts.store.list(wanted).await?)
     }
 }

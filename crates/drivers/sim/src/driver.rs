@@ -7,7 +7,7 @@ use hyper_util::service::TowerToHyperService;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId};
 use ostler_guest_protocol::v1::guest_server::GuestServer;
 use ostler_sandbox::{
-    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec,
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec, Usage,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +155,16 @@ impl Driver for SimDriver {
     async fn resume(&self, id: SandboxId) -> Result<(), DriverError> {
         self.running(id)?.paused.send_replace(false);
         Ok(())
+    }
+
+    /// Simulated programs use nothing.
+    async fn usage(&self, id: SandboxId) -> Result<Usage, DriverError> {
+        Ok(Usage {
+            cpu_us: Some(0),
+            memory_bytes: Some(0),
+            processes: Some(self.running(id)?.guest.processes()),
+            ..Usage::default()
+        })
     }
 
     fn events(&self) -> broadcast::Receiver<DriverEvent> {

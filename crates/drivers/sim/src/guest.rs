@@ -81,6 +81,11 @@ impl SimGuest {
         let _gone = paused.wait_for(|paused| !paused).await;
     }
 
+    /// The first one and those that run.
+    pub(crate) fn processes(&self) -> u32 {
+        1 + lock(&self.0.execs).values().filter(|e| e.running()).count() as u32
+    }
+
     fn exec(&self, exec_id: &str) -> Result<Arc<Exec>, Status> {
         lock(&self.0.execs)
             .get(exec_id)
@@ -383,9 +388,8 @@ impl Guest for SimGuest {
 
     async fn metrics(&self, _request: Request<v1::MetricsRequest>) -> Reply<v1::MetricsReply> {
         self.thawed().await;
-        let running = lock(&self.0.execs).values().filter(|e| e.running()).count();
         Ok(Response::new(v1::MetricsReply {
-            processes: 1 + running as u32,
+            processes: self.processes(),
             ..v1::MetricsReply::default()
         }))
     }
@@ -426,6 +430,7 @@ impl Guest for SimGuest {
             (request.unix_us != 0, "the clock"),
             (!request.seed.is_empty(), "the random numbers"),
             (!request.hostname.is_empty(), "the host name"),
+            (!request.hardware_address.is_empty(), "the network interface"),
         ] {
             if asked {
                 reply
