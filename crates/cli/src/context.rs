@@ -34,6 +34,8 @@ struct ConnectionFile {
 /// What every command works with.
 pub(crate) struct Session {
     pub(crate) client: Client,
+    /// The server's address.
+    pub(crate) url: String,
     pub(crate) out: Output,
 }
 
@@ -58,7 +60,7 @@ impl Session {
             }
         };
         let client = Client::in_tenant(&url, token.as_deref(), named(&context.tenant).as_deref())?;
-        Ok(Self { client, out })
+        Ok(Self { client, url, out })
     }
 }
 

@@ -6,7 +6,7 @@ use ostler_domain::{
     SandboxTemplate, TenantId, UsageSample,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// Provisions a sandbox for the tenant.
@@ -188,8 +188,8 @@ pub struct ProvisionReply {
 /// A part of what was done to get a sandbox.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClaimPhase {
-    /// `claim` (a warm one from the store), `check` (does it answer), `place` (on which host), `start` (by its driver),
-    /// `ready` (its guest answers).
+    /// `claim` (a warm one from the store), `check` (does it answer), `place` (on which host), `start` (by its driver)
+    /// or `restore` (from a snapshot), `ready` (its guest answers), `renew` (what it must not share with other copies).
     pub name: String,
     /// Milliseconds.
     pub ms: f64,
@@ -261,6 +261,9 @@ pub struct SetPool {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub template: Option<SandboxTemplate>,
+    /// What the workers in its sandboxes are: variables and mounts that are added to the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<SetWorker>,
     /// Warm sandboxes to keep; 2 for a new pool.
     #[serde(default)]
     pub target: Option<u32>,
@@ -276,6 +279,41 @@ pub struct SetPool {
     /// Starts of warm sandboxes that may follow each other without a wait; 20 for a new pool.
     #[serde(default)]
     pub refill_burst: Option<u32>,
+}
+
+/// How the agents of workers sign in at their model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SignIn {
+    /// As the user of the server's host who has signed in there.
+    HostSession,
+    /// By a key that the server has, which its gateway adds.
+    ApiKey,
+    /// By a gateway that needs no key of the server.
+    Gateway,
+}
+
+/// What the workers in a pool's sandboxes are. It is turned into variables and mounts of the pool's template when the pool
+/// is set, as far as the server's settings allow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWorker {
+    /// The kind of their agent, such as `claude`.
+    pub agent_kind: String,
+    /// Their type, such as `planner`.
+    pub worker_type: String,
+    /// How the agent signs in.
+    pub auth: SignIn,
+    /// The server's address as seen in the sandbox, without a password.
+    pub server: String,
+    /// The address of the gateway to the model as seen in the sandbox; needed unless the agent signs in as the host's user.
+    #[serde(default)]
+    pub gateway: Option<String>,
+    /// What they need, such as `GIT`; `DOCKER` is the engine of the host, and with it everything there.
+    #[serde(default)]
+    pub capabilities: BTreeSet<String>,
+    /// The home directory of their programs in the sandbox.
+    pub home: String,
 }
 
 /// How a pool is doing and what stands in its way, on the server that was asked.

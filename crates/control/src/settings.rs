@@ -2,6 +2,7 @@
 
 use ostler_domain::{Backoff, Requirements};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How tasks are worked on: every interval and limit.
@@ -105,6 +106,12 @@ pub struct SandboxSettings {
     pub idle_destroy_seconds: u64,
     /// The last vsock context id that a sandbox may have; the first is 3.
     pub last_cid: u32,
+    /// Whether workers may be given the engine of this host, and with it everything here.
+    pub allow_engine_socket: bool,
+    /// The socket of that engine.
+    pub engine_socket: PathBuf,
+    /// Whether workers may read the sign-in of the server's user at a model.
+    pub allow_host_session: bool,
 }
 
 impl Default for SandboxSettings {
@@ -121,6 +128,9 @@ impl Default for SandboxSettings {
             idle_pause_seconds: 0,
             idle_destroy_seconds: 0,
             last_cid: u32::MAX - 1,
+            allow_engine_socket: false,
+            engine_socket: "/var/run/docker.sock".into(),
+            allow_host_session: false,
         }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Place {
     pub(crate) sandboxes: PathBuf,
     /// The guest program.
     pub(crate) guest: PathBuf,
+    /// Whether containers may be given the socket of their engine.
+    pub(crate) engine_mounts: bool,
 }
 
 impl Place {
@@ -57,6 +59,7 @@ impl Place {
             instance: instance.into(),
             sandboxes: data.join("sandboxes"),
             guest,
+            engine_mounts: false,
         })
     }
 
@@ -80,6 +83,7 @@ impl Place {
             max_processes: settings.max_processes,
             starts: settings.starts.max(1),
             pull: settings.pull,
+            engine_mounts: self.engine_mounts,
             devices: settings
                 .devices
                 .iter()

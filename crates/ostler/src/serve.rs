@@ -61,7 +61,10 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     let logs = LogStore::open(data.join("logs"), settings.log_max_bytes)?;
     let kinds = Kinds::new(settings.agents.clone());
     let server_id = server_id(data)?;
-    let place = drivers::Place::prepare(data, server_id.to_string())?;
+    let place = drivers::Place {
+        engine_mounts: settings.sandboxes.allow_engine_socket,
+        ..drivers::Place::prepare(data, server_id.to_string())?
+    };
     let way_out = egress::open(&settings.egress, &place).await?;
     let network = way_out.as_ref().and_then(|way_out| way_out.network.clone());
     let mut drivers = drivers::open(

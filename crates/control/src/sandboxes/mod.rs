@@ -15,6 +15,7 @@ mod recover;
 mod start;
 mod usage;
 mod view;
+mod worker;
 
 pub use claim::{Claimed, Holder, Phase};
 pub(crate) use health::Loss;

@@ -149,6 +149,7 @@ async fn sweep(place: &Path, settings: &Settings) {
             instance: instance(pid),
             sandboxes: dir.clone(),
             guest: dir.join("guest"),
+            engine_mounts: false,
         };
         if let Err(error) = empty(&left, settings).await {
             tracing::debug!(error, "what an earlier doctor has left is still there");

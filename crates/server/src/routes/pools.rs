@@ -43,7 +43,7 @@ pub(super) async fn list(
     params(("name" = String, Path, description = "Name")),
     responses(
         (status = 200, description = "Done", body = PoolView),
-        (status = 422, description = "The driver cannot do what the template asks", body = ErrorBody),
+        (status = 422, description = "The driver cannot do what the template asks, or the settings do not allow it", body = ErrorBody),
         Denied, BadRequest,
     )
 )]
@@ -53,8 +53,17 @@ pub(super) async fn set(
     InPath(name): InPath<String>,
     InBody(body): InBody<SetPool>,
 ) -> ApiResult<Json<PoolView>> {
+    let template = match body.worker {
+        None => body.template,
+        Some(worker) => {
+            let with = state
+                .control
+                .worker_template(&caller, &name, body.template, worker);
+            Some(with.await?)
+        }
+    };
     let change = PoolChange {
-        template: body.template,
+        template,
         target: body.target,
         max: body.max,
         start_concurrency: body.start_concurrency,

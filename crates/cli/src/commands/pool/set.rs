@@ -5,7 +5,7 @@ use crate::context::Session;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::input::{mebibytes, pair};
-use ostler_contracts::SetPool;
+use ostler_contracts::{SetPool, SetWorker, SignIn};
 use ostler_domain::{DriverKind, Egress, Mount, NetworkPolicy, SandboxTemplate};
 use std::net::IpAddr;
 
@@ -32,6 +32,60 @@ pub struct Set {
     refill_burst: Option<u32>,
     #[command(flatten)]
     template: TemplateArguments,
+    #[command(flatten)]
+    worker: WorkerArguments,
+}
+
+/// What the workers in a pool's sandboxes are.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "What the workers in its sandboxes are")]
+struct WorkerArguments {
+    /// How their agents sign in: `host_session` (as the user of the server's host, where the settings allow it), `api_key`
+    /// (the server's key, which its gateway adds) or `gateway`.
+    #[arg(long = "worker-auth", value_name = "WAY", value_parser = sign_in)]
+    auth: Option<SignIn>,
+    /// The kind of their agent.
+    #[arg(long = "worker-agent", value_name = "KIND", default_value = "claude", requires = "auth")]
+    agent_kind: String,
+    /// Their type, such as planner.
+    #[arg(long, value_name = "TYPE", default_value = "worker", requires = "auth")]
+    worker_type: String,
+    /// The address of the gateway to the model as seen in the sandbox.
+    #[arg(long = "worker-gateway", value_name = "URL", requires = "auth")]
+    gateway: Option<String>,
+    /// The server's address as seen in the sandbox; the one that this command uses when absent.
+    #[arg(long = "worker-server", value_name = "URL", requires = "auth")]
+    server: Option<String>,
+    /// The home directory of their programs in the sandbox.
+    #[arg(long = "worker-home", value_name = "DIR", default_value = "/root", requires = "auth")]
+    home: String,
+    /// What they need, such as GIT; DOCKER is the engine of the server's host with everything there, where the settings
+    /// allow it; may be repeated.
+    #[arg(long = "capability", value_name = "NAME", requires = "auth")]
+    capabilities: Vec<String>,
+}
+
+impl WorkerArguments {
+    fn setting(self, url: &str) -> Option<SetWorker> {
+        Some(SetWorker {
+            auth: self.auth?,
+            agent_kind: self.agent_kind,
+            worker_type: self.worker_type,
+            server: self.server.unwrap_or_else(|| url.to_owned()),
+            gateway: self.gateway,
+            capabilities: self.capabilities.into_iter().collect(),
+            home: self.home,
+        })
+    }
+}
+
+fn sign_in(text: &str) -> Result<SignIn, String> {
+    match text {
+        "host_session" => Ok(SignIn::HostSession),
+        "api_key" => Ok(SignIn::ApiKey),
+        "gateway" => Ok(SignIn::Gateway),
+        _ => Err("it is `host_session`, `api_key` or `gateway`".into()),
+    }
 }
 
 /// What the sandboxes of a pool are started from.
@@ -108,6 +162,7 @@ impl Set {
         };
         let change = SetPool {
             template,
+            worker: self.worker.setting(&session.url),
             target: self.target,
             max: self.max,
             start_concurrency: self.start_concurrency,
