@@ -1,6 +1,7 @@
 //! Bad input and broken surroundings, as a user meets them: what is said of what happened, why, and what to do.
 //!
-//! Two servers on one data directory are in `doctor.rs`, a full disk under work in `disk.rs`.
+//! Two servers on one data directory are in `doctor.rs`, a full disk under work in `disk.rs`, context ids that run out in
+//! `context_ids.rs`.
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
