@@ -225,9 +225,9 @@ pub(super) async fn requeue(
 }
 
 const CANCEL_WAITING: &str = "
-WITH wanted AS MATERIALIZED (SELECT seq, class_id, priority, tenant_id FROM runs WHERE id = $1),
+WITH wanted AS MATERIALIZED (SELECT seq, class_id, -priority AS rank, tenant_id FROM runs WHERE id = $1),
 ready AS (
-    DELETE FROM run_ready q USING wanted w WHERE q.class_id = w.class_id AND q.rank = -w.priority AND q.seq = w.seq
+    DELETE FROM run_ready q USING wanted w WHERE q.class_id = w.class_id AND q.rank = w.rank AND q.seq = w.seq
     RETURNING q.seq, q.attempt, q.started_at
 ), delayed AS (
     DELETE FROM run_delayed q USING wanted w WHERE q.seq = w.seq RETURNING q.seq, q.attempt, q.started_at
