@@ -267,9 +267,9 @@ async fn a_container_whose_guest_never_answers_is_given_up() {
     let mut guard = LeakGuard::new(dir.path()).with_engine(&engine);
     let server = with("docker", dir.path())
         .env("OSTLER_DRIVERS__DOCKER__ENGINE", engine.url())
-        .env("OSTLER_SANDBOXES__START_SECONDS", "2");
+        .env("OSTLER_SANDBOXES__START_SECONDS", "8");
     let template = json!({ "driver": "docker", "image": engine.base_image() });
-    mute(server, template, &["does not answer", "waited 2s"]).await;
+    mute(server, template, &["does not answer", "waited 8s"]).await;
     guard.check();
 }
 
@@ -282,6 +282,7 @@ async fn an_engine_that_goes_away_is_waited_for() {
         .env("OSTLER_DRIVERS__DOCKER__ENGINE", engine.url())
         .env("OSTLER_DRIVERS__DOCKER__IMAGE", engine.base_image())
         .env("OSTLER_SANDBOXES__HEALTH_SECONDS", "1")
+        .env("OSTLER_EXECUTOR__POLL_SECONDS", "1")
         .start()
         .await;
     let set = json!({ "target": 1 });

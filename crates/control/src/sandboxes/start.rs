@@ -85,7 +85,8 @@ impl Control {
                 }
                 Err(failed) => failed,
             };
-            self.destroy(sandbox.id, &failed.message).await?;
+            // A host that is away cannot remove anything either; that must not keep the next one from being tried.
+            self.destroyed(&sandbox, &failed.message).await;
             if failed.host {
                 self.note_host(host, Some(&failed.message)).await?;
             }
