@@ -64,7 +64,11 @@ impl Output {
         let slow = format!("{BEGIN}; for i in $(seq {lines}); do date +%s%N; sleep 0.01; done");
         let count = megabytes * MEGABYTE / LINE;
         let word = "x".repeat(LINE - 1);
-        let bulk = format!("{BEGIN}; yes {word} | head -n {count}");
+        // By a program that costs next to nothing itself.
+        let block = MEGABYTE / LINE;
+        let bulk = format!(
+            "yes {word} | head -n {block} > /tmp/block; {BEGIN}; for i in $(seq {megabytes}); do cat /tmp/block; done"
+        );
 
         let mut times = Times::default();
         self.run(&slow, |line| times.take(line)).await?;

@@ -265,6 +265,9 @@ impl Executor {
         let store = self.control.store();
         let now = self.control.now();
         let (classes, mut pools) = tokio::try_join!(store.classes(), store.list::<Pool>(Filter::all()))?;
+        if classes.is_empty() {
+            return Ok(None);
+        }
         let counts = self.control.counts().await?;
         // The smallest pool that satisfies a run is the best fit for it.
         pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));

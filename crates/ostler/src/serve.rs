@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -197,12 +198,22 @@ async fn settle(control: Control, executor: Executor, period: Duration, stop: Ca
             () = round => {}
             () = stop.cancelled() => return,
         }
-        let finished = async { while !matches!(hints.recv().await, Ok(Hint::RunsFinished) | Err(_)) {} };
+        let finished = hinted(&mut hints, Hint::RunsFinished, Duration::ZERO);
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             () = finished => {}
             () = stop.cancelled() => return,
         }
+    }
+}
+
+/// Waits for a hint, and a while longer for those that come along with it: one round answers them all.
+async fn hinted(hints: &mut broadcast::Receiver<Hint>, wanted: Hint, along: Duration) {
+    // Of those that were missed any may have been a wanted one.
+    while matches!(hints.recv().await, Ok(other) if other != wanted) {}
+    tokio::time::sleep(along).await;
+    while !hints.is_empty() {
+        let _ = hints.recv().await;
     }
 }
 
@@ -212,10 +223,10 @@ async fn fill(control: Control, period: Duration, stop: CancellationToken) {
     loop {
         // A start that is under way is not cut off: it ends with a record of what was started.
         reconcile(&control, "pools", control.fill_pools()).await;
-        let changed = async { while !matches!(hints.recv().await, Ok(Hint::Pools) | Err(_)) {} };
+        let changed = hinted(&mut hints, Hint::Pools, Duration::from_millis(100));
         tokio::select! {
             () = tokio::time::sleep(period) => {}
-            () = changed => tokio::time::sleep(Duration::from_millis(100)).await,
+            () = changed => {}
             () = stop.cancelled() => return,
         }
     }

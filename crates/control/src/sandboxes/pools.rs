@@ -6,7 +6,7 @@ use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_contracts::{HostVerdict, PoolExplanation};
 use ostler_domain::{Permission, Pool, Sandbox, SandboxStatus, SandboxTemplate};
-use ostler_store::{Change, Filter, Op, StoreExt};
+use ostler_store::{Change, Filter, Op, SandboxCount, StoreExt};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -237,10 +237,11 @@ impl Control {
         }
         // A pool whose sandboxes are slow to start does not hold up the others.
         let mut rounds = JoinSet::new();
+        let counts = Arc::new(self.parts.store.sandbox_counts().await?);
         for pool in self.parts.store.list::<Pool>(Filter::all()).await? {
             if self.parts.drivers.has(pool.template.driver) {
-                let control = self.clone();
-                rounds.spawn(async move { control.fill(&pool).await });
+                let (control, counts) = (self.clone(), Arc::clone(&counts));
+                rounds.spawn(async move { control.fill(&pool, &counts).await });
             }
         }
         let mut failed = None;
@@ -253,7 +254,7 @@ impl Control {
         failed.map_or(Ok(changed), Err)
     }
 
-    async fn fill(&self, pool: &Pool) -> Result<usize> {
+    async fn fill(&self, pool: &Pool, counts: &[SandboxCount]) -> Result<usize> {
         let mut changed = 0;
         let of_pool = || {
             self.own_sandboxes().and("pool", Op::Eq, pool.name.clone()).and(
@@ -269,7 +270,6 @@ impl Control {
                 changed += usize::from(self.not_needed(&sandbox).await);
             }
         }
-        let counts = self.parts.store.sandbox_counts().await?;
         let warm = counts.iter().filter(|part| {
             part.pool == pool.name
                 && part.server_id == self.parts.server_id
