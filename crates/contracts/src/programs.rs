@@ -1,6 +1,7 @@
 //! Programs in agents, and their terminals.
 
 use crate::{ExecEnd, Time};
+use ostler_domain::DriverKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,6 +38,18 @@ pub struct ExecStarted {
 pub struct SnapshotAgent {
     /// Name, by which a pool starts from it: lower-case letters, digits and single hyphens.
     pub name: String,
+}
+
+/// The kept state of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotView {
+    /// The driver that keeps it, and of which a pool must be to start from it.
+    #[schema(value_type = String)]
+    pub driver: DriverKind,
+    /// Name, unique among those of its driver.
+    pub name: String,
+    /// The pools that start from it.
+    pub pools: Vec<String>,
 }
 
 /// A text message to a terminal; what is typed is sent as binary messages.

@@ -20,15 +20,12 @@ use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 /// For calls that a healthy guest answers at once.
 const CALL: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// For one piece of a file; a sandbox that takes longer has gone.
 const PIECE_LIMIT: Duration = Duration::from_secs(60);
 /// For a whole file.
@@ -81,21 +78,6 @@ impl Guest {
         Self(GuestClient::new(
             Endpoint::from_static("http://guest").connect_with_connector_lazy(connector),
         ))
-    }
-
-    /// Waits until the guest answers.
-    pub(crate) async fn ready(&self, limit: Duration) -> Result<(), GuestError> {
-        let end = Instant::now() + limit;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match within(left.min(CALL), self.0.clone().health(HealthRequest {})).await {
-                Ok(_) => return Ok(()),
-                Err(error) if left.is_zero() => return Err(error),
-                Err(_) => tokio::time::sleep(pause.min(left)).await,
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
     }
 
     pub(crate) async fn start(&self, request: StartRequest) -> Result<(), GuestError> {
@@ -346,7 +328,8 @@ impl Guest {
     }
 
     /// Gives a machine that was restored from a snapshot what it must not share with others of it: the time, its own
-    /// randomness, a name. That it has other randomness is a condition; the rest is told to the log where it cannot be.
+    /// randomness, a name, an address on its network. That it has other randomness is a condition; the rest is told to the
+    /// log where it cannot be.
     pub(crate) async fn renew(&self, hostname: &str) -> Result<(), GuestError> {
         let seed: [u8; 64] = rand::random();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -354,6 +337,7 @@ impl Guest {
             unix_us: now.map_or(0, |since| since.as_micros() as i64),
             seed: seed.to_vec().into(),
             hostname: hostname.to_owned(),
+            hardware_address: hardware_address().to_vec().into(),
         };
         let reply = within(CALL, self.0.clone().renew(request)).await?;
         if !reply.random {
@@ -386,6 +370,13 @@ impl Guest {
             processes: Some(counted.processes),
         })
     }
+}
+
+/// A random one that is nobody's product and no group's.
+fn hardware_address() -> [u8; 6] {
+    let mut address: [u8; 6] = rand::random();
+    address[0] = address[0] & 0xfc | 2;
+    address
 }
 
 async fn within<T>(

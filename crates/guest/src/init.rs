@@ -31,6 +31,8 @@ const MODULES: &str = "/modules";
 const ROOT: &str = "/root";
 /// Where this program goes then.
 const PLACE: &str = "run/ostler-guest";
+/// The network interface of a machine that has one.
+const INTERFACE: &str = "eth0";
 const RUN: &str = "/run/ostler";
 const WORKSPACE: &str = "/workspace";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -145,7 +147,7 @@ fn begin() -> io::Result<Infallible> {
     sethostname(&machine.hostname)?;
     interface("lo", Ipv4Addr::LOCALHOST, 8)?;
     if let Some(network) = &machine.network {
-        interface("eth0", network.address, network.prefix)?;
+        interface(INTERFACE, network.address, network.prefix)?;
         default_route(network.gateway)?;
         // A link may lead to what does not exist, or out of the drive.
         let resolv = inside("etc/resolv.conf");
@@ -327,14 +329,39 @@ fn control<T>(request: nix::libc::c_ulong, argument: &T) -> io::Result<()> {
     }
 }
 
-/// Gives an interface its address and brings it up.
-fn interface(name: &str, ip: Ipv4Addr, prefix: u32) -> io::Result<()> {
-    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0));
+fn about(name: &str) -> nix::libc::ifreq {
     // SAFETY: a structure of numbers and arrays of them, for which zero is a value.
     let mut request: nix::libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
         *to = from as nix::libc::c_char;
     }
+    request
+}
+
+/// Gives the network interface another hardware address; does nothing in a machine without one.
+pub(crate) fn hardware_address(bytes: &[u8]) -> io::Result<()> {
+    let Ok(bytes) = <&[u8; 6]>::try_from(bytes) else {
+        return Err(io::Error::other("it must have six bytes"));
+    };
+    if !Path::new("/sys/class/net").join(INTERFACE).exists() {
+        return Ok(());
+    }
+    let mut request = about(INTERFACE);
+    let mut address = nix::libc::sockaddr {
+        sa_family: nix::libc::ARPHRD_ETHER,
+        sa_data: [0; 14],
+    };
+    for (to, from) in address.sa_data.iter_mut().zip(bytes) {
+        *to = *from as nix::libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = address;
+    control(nix::libc::SIOCSIFHWADDR as nix::libc::c_ulong, &request)
+}
+
+/// Gives an interface its address and brings it up.
+fn interface(name: &str, ip: Ipv4Addr, prefix: u32) -> io::Result<()> {
+    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0));
+    let mut request = about(name);
     let explain = |e: io::Error| named(&format!("the network interface {name}"), &e);
     request.ifr_ifru.ifru_addr = address(ip);
     control(nix::libc::SIOCSIFADDR as nix::libc::c_ulong, &request).map_err(explain)?;

@@ -1,8 +1,9 @@
 //! What a machine that was restored from a snapshot must not have in common with its copies: the time, the state of the
-//! random number generator, the name.
+//! random number generator, the name, the address of the network interface.
 //!
 //! Only the first process of a kernel of its own may do that: in a container it would be done to the host.
 
+use crate::init;
 use nix::libc;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
@@ -44,6 +45,11 @@ pub(crate) fn renew(request: &RenewRequest) -> RenewReply {
     let named = attempt(!request.hostname.is_empty(), "the host name", &|| {
         Ok(nix::unistd::sethostname(&request.hostname)?)
     });
+    attempt(
+        !request.hardware_address.is_empty(),
+        "the address of the network interface",
+        &|| init::hardware_address(&request.hardware_address),
+    );
     RenewReply {
         clock,
         random,
@@ -101,10 +107,11 @@ mod tests {
             unix_us: 1,
             seed: vec![1, 2, 3].into(),
             hostname: "never".into(),
+            hardware_address: vec![2, 0, 0, 0, 0, 1].into(),
         };
         let reply = renew(&request);
         assert!(!reply.clock && !reply.random && !reply.named);
-        assert_eq!(reply.refused.len(), 3, "{reply:?}");
+        assert_eq!(reply.refused.len(), 4, "{reply:?}");
         assert_eq!(renew(&RenewRequest::default()), RenewReply::default());
     }
 

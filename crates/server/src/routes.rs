@@ -9,6 +9,7 @@ mod merge_requests;
 mod pools;
 mod projects;
 mod runs;
+mod snapshots;
 mod subtasks;
 mod system;
 mod tasks;
@@ -88,6 +89,8 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(images::get, images::remove))
         .routes(routes!(images::log))
         .routes(routes!(images::root_drive))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::remove))
         .routes(routes!(events::follow))
         .merge(access::paths())
         .routes(routes!(system::health))

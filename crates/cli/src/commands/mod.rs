@@ -11,6 +11,7 @@ mod project;
 mod role;
 mod run;
 mod sandbox;
+mod snapshot;
 mod subtask;
 mod task;
 mod tenant;
@@ -54,6 +55,9 @@ pub enum Command {
     /// Images that sandboxes are started from.
     #[command(subcommand)]
     Image(image::Image),
+    /// Snapshots of agents, from which pools start.
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// List the agent kinds.
     Kinds(kinds::Kinds),
     /// API tokens.
@@ -110,6 +114,7 @@ async fn dispatch(command: Command, session: &Session) -> Outcome {
         Command::Sandbox(sandbox) => sandbox.run(session).await,
         Command::Pool(pool) => pool.run(session).await,
         Command::Image(image) => image.run(session).await,
+        Command::Snapshot(snapshot) => snapshot.run(session).await,
         Command::Kinds(kinds) => kinds.run(session).await,
         Command::Token(token) => token.run(session).await,
         Command::Tenant(tenant) => tenant.run(session).await,

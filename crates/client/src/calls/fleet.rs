@@ -4,6 +4,7 @@ use crate::http::Patience::Usual;
 use crate::{Client, ClientError};
 use ostler_contracts::{
     DrainHost, DrainSandbox, HostView, PoolExplanation, PoolView, SandboxUsage, SandboxView, SetPool,
+    SnapshotView,
 };
 use ostler_domain::{DriverKind, SandboxId};
 use reqwest::Method;
@@ -18,6 +19,17 @@ impl Client {
     pub async fn set_pool(&self, name: &str, change: &SetPool) -> Result<PoolView, ClientError> {
         self.call(Method::PUT, &["pools", name], Some(change), Usual)
             .await
+    }
+
+    /// The snapshots that the server's drivers keep.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotView>, ClientError> {
+        self.get(self.path(&["snapshots"])).await
+    }
+
+    /// Removes a snapshot.
+    pub async fn remove_snapshot(&self, driver: DriverKind, name: &str) -> Result<(), ClientError> {
+        let path = ["snapshots", driver.as_str(), name];
+        self.act(Method::DELETE, &path, Usual).await
     }
 
     /// All sandboxes that are not gone.

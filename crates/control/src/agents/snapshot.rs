@@ -2,7 +2,10 @@
 
 use crate::sandboxes::driver_error;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_domain::{Permission, Sandbox, SandboxId};
+use ostler_contracts::SnapshotView;
+use ostler_domain::{DriverKind, Permission, Pool, Sandbox, SandboxId};
+use ostler_store::{Filter, StoreExt};
+use std::collections::BTreeMap;
 
 /// Longest name.
 const MAX_NAME: usize = 60;
@@ -24,12 +27,65 @@ impl Control {
                  without"
             )));
         }
+        let driver = self.driver_of(&sandbox)?;
+        let known = driver.snapshots().await.map_err(|error| driver_error(&error))?;
+        if known.iter().any(|known| known == name) {
+            return Err(ControlError::Conflict(format!(
+                "there is a snapshot {name} of {} already; give this one another name, or remove that with `ostler \
+                 snapshot rm {name}`",
+                sandbox.driver
+            )));
+        }
         let details = serde_json::json!({ "name": name });
         self.note_act(caller, "agent.snapshot", id, details).await?;
-        self.driver_of(&sandbox)?
+        driver
             .snapshot(id, name)
             .await
             .map_err(|error| driver_error(&error))
+    }
+
+    /// The snapshots that the drivers of this server keep, by driver and name.
+    pub async fn snapshots(&self, caller: &Caller) -> Result<Vec<SnapshotView>> {
+        caller.require(Permission::FleetRead)?;
+        let pools: Vec<Pool> = self.parts.store.list(Filter::all()).await?;
+        let mut found = BTreeMap::new();
+        for host in self.parts.drivers.iter() {
+            let names = host.driver.snapshots().await;
+            for name in names.map_err(|error| driver_error(&error))? {
+                found.entry((host.kind, name)).or_insert_with_key(|(kind, name)| {
+                    let starts = |pool: &&Pool| {
+                        pool.template.driver == *kind && pool.template.snapshot.as_ref() == Some(name)
+                    };
+                    pools.iter().filter(starts).map(|pool| pool.name.clone()).collect()
+                });
+            }
+        }
+        let view = |((driver, name), pools)| SnapshotView { driver, name, pools };
+        Ok(found.into_iter().map(view).collect())
+    }
+
+    /// Removes a snapshot. Agents that were started from it have what they need of it; one from which a pool starts stays.
+    pub async fn remove_snapshot(&self, caller: &Caller, driver: DriverKind, name: &str) -> Result<()> {
+        caller.require(Permission::FleetWrite)?;
+        let all = self.snapshots(caller).await?;
+        let found = all.into_iter().find(|view| view.driver == driver && view.name == name);
+        let view = found.ok_or_else(|| ControlError::NotFound {
+            what: "snapshot",
+            id: format!("{driver}/{name}"),
+        })?;
+        if let Some(pool) = view.pools.first() {
+            return Err(ControlError::Conflict(format!(
+                "the sandboxes of the pool {pool} are restored from the snapshot {name}: give it another first, or none \
+                 with `ostler pool set {pool} --snapshot ''`"
+            )));
+        }
+        let details = serde_json::json!({ "driver": driver });
+        self.note_act(caller, "snapshot.remove", name, details).await?;
+        for host in self.parts.drivers.hosts(driver) {
+            let removed = host.driver.remove_snapshot(name).await;
+            removed.map_err(|error| driver_error(&error))?;
+        }
+        Ok(())
     }
 }
 

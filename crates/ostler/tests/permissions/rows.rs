@@ -245,6 +245,9 @@ fn fleet() -> Vec<Row> {
         get("/sandboxes/{id}/usage", On::Sandbox),
         row(Method::POST, "/sandboxes/{id}/drain", FLEET, On::Sandbox, 200)
             .body(|_| json!({ "force": true })),
+        get("/snapshots", On::Nothing),
+        // Of a driver that keeps none.
+        row(Method::DELETE, "/snapshots/{driver}/{name}", FLEET, On::Host, 404),
     ]
 }
 
