@@ -56,7 +56,11 @@ impl Control {
                     let starts = |pool: &&Pool| {
                         pool.template.driver == *kind && pool.template.snapshot.as_ref() == Some(name)
                     };
-                    pools.iter().filter(starts).map(|pool| pool.name.clone()).collect()
+                    pools
+                        .iter()
+                        .filter(starts)
+                        .map(|pool| pool.name.clone())
+                        .collect()
                 });
             }
         }
@@ -68,7 +72,9 @@ impl Control {
     pub async fn remove_snapshot(&self, caller: &Caller, driver: DriverKind, name: &str) -> Result<()> {
         caller.require(Permission::FleetWrite)?;
         let all = self.snapshots(caller).await?;
-        let found = all.into_iter().find(|view| view.driver == driver && view.name == name);
+        let found = all
+            .into_iter()
+            .find(|view| view.driver == driver && view.name == name);
         let view = found.ok_or_else(|| ControlError::NotFound {
             what: "snapshot",
             id: format!("{driver}/{name}"),

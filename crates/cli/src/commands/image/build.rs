@@ -52,11 +52,16 @@ impl Build {
         session.out.show(&image, || format!("{}\n", image.tag))?;
         match &image.error {
             Some(error) => {
-                session.out.note(&format!("ostler: {} was not built: {error}", image.tag));
+                session
+                    .out
+                    .note(&format!("ostler: {} was not built: {error}", image.tag));
                 return Ok(Exit::FAILED);
             }
             None if image.status == "building" => {
-                session.out.note(&format!("is being built; `ostler image log -f {}` follows it", image.tag));
+                session.out.note(&format!(
+                    "is being built; `ostler image log -f {}` follows it",
+                    image.tag
+                ));
             }
             None => {}
         }

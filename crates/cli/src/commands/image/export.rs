@@ -28,7 +28,9 @@ impl Export {
                 continue;
             }
             if let Some(error) = &view.error {
-                session.out.note(&format!("ostler: the root drive was not written: {error}"));
+                session
+                    .out
+                    .note(&format!("ostler: the root drive was not written: {error}"));
                 return Ok(Exit::FAILED);
             }
             session.out.show(&view, || format!("{}\n", view.path))?;

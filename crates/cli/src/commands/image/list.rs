@@ -11,7 +11,9 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let images = session.client.images().await?;
-        session.out.show(&images, || super::table(&images, session.out.colour))?;
+        session
+            .out
+            .show(&images, || super::table(&images, session.out.colour))?;
         Ok(Exit::OK)
     }
 }

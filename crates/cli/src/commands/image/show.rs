@@ -15,7 +15,9 @@ pub struct Show {
 impl Show {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let image = session.client.image(super::hash(&self.image)).await?;
-        session.out.show(&image, || super::fields(&image, session.out.colour))?;
+        session
+            .out
+            .show(&image, || super::fields(&image, session.out.colour))?;
         Ok(Exit::OK)
     }
 }

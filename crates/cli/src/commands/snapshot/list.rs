@@ -11,7 +11,9 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let snapshots = session.client.snapshots().await?;
-        session.out.show(&snapshots, || super::table(&snapshots, session.out.colour))?;
+        session
+            .out
+            .show(&snapshots, || super::table(&snapshots, session.out.colour))?;
         Ok(Exit::OK)
     }
 }

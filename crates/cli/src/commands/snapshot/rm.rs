@@ -38,7 +38,10 @@ impl Rm {
                 ))
             });
         };
-        session.client.remove_snapshot(snapshot.driver, &snapshot.name).await?;
+        session
+            .client
+            .remove_snapshot(snapshot.driver, &snapshot.name)
+            .await?;
         session.out.done(&snapshot.name, "removed")
     }
 }
