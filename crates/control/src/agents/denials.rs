@@ -1,9 +1,9 @@
 //! What sandboxes tried to reach and were not allowed: logged, and told to their holders.
 
 use crate::Control;
-use ostler_domain::{Sandbox, SandboxId};
+use ostler_domain::{Run, RunStatus, Sandbox, SandboxId, TenantId};
 use ostler_egress::Denial;
-use ostler_store::StoreExt;
+use ostler_store::{RunFilter, StoreExt};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -84,13 +84,38 @@ impl Control {
         }
     }
 
+    /// As an event of the agent, or of the run whose sandbox it is. Of a warm one there is nobody to tell.
     async fn tell(&self, id: SandboxId, data: serde_json::Value) -> crate::Result<()> {
         let sandbox: Option<Sandbox> = self.parts.store.get(id).await?;
-        let Some(tenant) = sandbox.and_then(|sandbox| sandbox.tenant_id) else {
+        let Some((tenant, for_run)) = sandbox.and_then(|s| Some((s.tenant_id?, s.for_run))) else {
             return Ok(());
         };
-        self.commit(vec![self.event(tenant, "agent.denied", id, data)])
-            .await
+        let event = if for_run {
+            let Some(run) = self.run_in(tenant, id).await? else {
+                return Ok(());
+            };
+            self.event(tenant, "run.denied", run.submitted.id, data)
+        } else {
+            self.event(tenant, "agent.denied", id, data)
+        };
+        self.commit(vec![event]).await
+    }
+
+    /// The run that a sandbox carries, or carried a moment ago.
+    async fn run_in(&self, tenant: TenantId, id: SandboxId) -> crate::Result<Option<Run>> {
+        for (status, limit) in [(Some(RunStatus::Running), 1000), (None, 100)] {
+            let filter = RunFilter {
+                tenant_id: Some(tenant),
+                status,
+                limit,
+                ..RunFilter::default()
+            };
+            let mut runs = self.parts.store.runs(filter).await?.into_iter();
+            if let Some(run) = runs.find(|run| run.sandbox_id == Some(id)) {
+                return Ok(Some(run));
+            }
+        }
+        Ok(None)
     }
 }
 

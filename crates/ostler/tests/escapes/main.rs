@@ -227,6 +227,7 @@ impl World {
         self.pool("out", "filtered").await;
         self.pool("shut", "none").await;
         let agent = self.filtered().await;
+        self.run().await;
         self.none().await;
         self.killed(agent).await;
         assert!(self.server.stop().await.success());
@@ -372,6 +373,39 @@ impl World {
         let address = said.split_whitespace().skip_while(|word| *word != "inet").nth(1);
         let address = address.unwrap_or_else(|| panic!("no address in `{said}`"));
         address.split('/').next().unwrap().to_owned()
+    }
+
+    /// A run has the same ways, and what it was denied is told as its own.
+    async fn run(&self) {
+        if self.scene.driver == "qemu" {
+            // It would boot one more machine for the same code.
+            return;
+        }
+        let script = "import urllib.request as u\n\
+            print(u.urlopen('http://web.test/', timeout=20).read())\n\
+            try: print(u.urlopen('http://evil.test/', timeout=20).read())\n\
+            except Exception as e: print('closed', e)";
+        let body = json!({ "command": ["python3", "-c", script], "requirements": { "pool": "out" } });
+        let run = self.server.post("/runs", body).await;
+        let id = run["id"].as_str().unwrap();
+        let over = |run: &Value| !run["finished_at"].is_null();
+        let ended = self.server.until(&format!("/runs/{id}"), LIMIT, over).await;
+        let log = self
+            .server
+            .call(Method::GET, &format!("/runs/{id}/logs"), None)
+            .await
+            .1
+            .to_string();
+        assert!(
+            log.contains("outside sees") && log.contains("closed"),
+            "{ended:#} {log}"
+        );
+        let events = format!("/events?subject={id}&follow=false&after=0");
+        let told = self.server.call(Method::GET, &events, None).await.1.to_string();
+        assert!(
+            told.contains("run.denied") && told.contains("evil.test"),
+            "{told}"
+        );
     }
 
     async fn none(&self) {
