@@ -130,7 +130,8 @@ impl QemuDriver {
                 .retain(|policy| *policy != NetworkPolicy::Open);
         }
         let inner = Arc::new(Inner {
-            host: Host::discover(&options.instance),
+            // Apart from the groups of other drivers of the same server: what is found there without a record is ended.
+            host: Host::discover(&format!("{}-qemu", options.instance)),
             options,
             capabilities,
             events: broadcast::channel(EVENTS).0,

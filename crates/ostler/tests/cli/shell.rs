@@ -100,6 +100,9 @@ async fn a_shell_is_worked_in_from_a_terminal() {
         ["send", "echo\n"],
         ["expect", "\n"],
         ["send", "\u{3}"],
+        // The terminal forgets what was typed before; so the prompt is waited for.
+        ["expect", "^C"],
+        ["expect", "$ "],
         ["send", "echo still-$((1+1))\n"],
         ["expect", "still-2"],
         ["send", "exit 7\n"],
