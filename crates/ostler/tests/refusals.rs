@@ -283,6 +283,8 @@ async fn an_engine_that_goes_away_is_waited_for() {
         .env("OSTLER_DRIVERS__DOCKER__IMAGE", engine.base_image())
         .env("OSTLER_SANDBOXES__HEALTH_SECONDS", "1")
         .env("OSTLER_EXECUTOR__POLL_SECONDS", "1")
+        // How long a host that fails is left alone is tried in `hosts.rs`.
+        .env("OSTLER_SANDBOXES__QUARANTINE_FAILURES", "100")
         .start()
         .await;
     let set = json!({ "target": 1 });

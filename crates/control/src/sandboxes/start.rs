@@ -217,6 +217,8 @@ impl Control {
                 None => {
                     (record.failures, record.last_error, record.quarantined_until) = (0, None, None);
                 }
+                // What was under way when it began must not make it longer.
+                Some(_) if record.quarantined_until.is_some_and(|until| self.now() < until) => return Ok(()),
                 Some(error) => {
                     record.failures += 1;
                     record.last_error = Some(error.to_owned());
