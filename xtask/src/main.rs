@@ -27,7 +27,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gateway", &["domain"]),
     (
         "control",
-        &["contracts", "store", "sandbox", "agents", "forge", "gateway", "egress"],
+        &[
+            "contracts",
+            "store",
+            "sandbox",
+            "agents",
+            "forge",
+            "gateway",
+            "egress",
+        ],
     ),
     ("server", &["control"]),
     ("client", &["contracts"]),

@@ -82,7 +82,8 @@ impl Permissions {
             return Self::all();
         }
         if self.0.contains(&Permission::TenantAdmin) {
-            self.0.retain(|p| p.is_of_platform() || *p == Permission::TenantAdmin);
+            self.0
+                .retain(|p| p.is_of_platform() || *p == Permission::TenantAdmin);
         }
         self
     }
