@@ -62,6 +62,9 @@ fn the_http_interface() {
     compare("openapi.json", &text);
 }
 
+/// The name of a row, and what is in it for a driver.
+type Row<'a> = (&'a str, &'a dyn Fn(&Capabilities) -> String);
+
 /// What drivers can enforce, as a table of the documentation.
 fn capabilities() -> String {
     let drivers: [(&str, Capabilities); 5] = [
@@ -76,7 +79,6 @@ fn capabilities() -> String {
         let names: Vec<String> = can.networks.iter().map(ToString::to_string).collect();
         names.join(", ")
     };
-    type Row<'a> = (&'a str, &'a dyn Fn(&Capabilities) -> String);
     let rows: [Row<'_>; 12] = [
         ("isolation", &|can| can.isolation.to_string()),
         ("network policies", &networks),
