@@ -30,7 +30,7 @@ unit:
 	python3 examples/test_demo_agent.py
 	scripts/demo --agent command --binary $(TARGET)/debug/ostler
 
-# Ostler beside its peers, in one run on this machine; writes benches/RESULTS.md. Takes ten minutes and wants the machine
+# Ostler beside its peers, in one run on this machine; writes benches/RESULTS.md. Takes twenty minutes and wants the machine
 # for itself; ROUNDS=5 is for a record. QUICK=1: a minute or two that show that it works, with the tables in target/.
 bench:
 	cargo build --release --package ostler --package ostler-benches
