@@ -346,6 +346,10 @@ async fn sandboxes_survive(scene: Scene, engine: Option<DockerEngine>) {
         url: server.url().to_owned(),
         answered: Arc::default(),
     };
+    // Somebody holds some from the beginning, however long a start takes beside the life of a server.
+    for _ in 0..2 {
+        user.clone().provision().await;
+    }
     let (mut dice, mut ends) = (Dice(scene.seed), Ends::default());
     for round in 0..scene.kills {
         server.url().clone_into(&mut user.url);
@@ -392,7 +396,7 @@ async fn sandboxes_survive(scene: Scene, engine: Option<DockerEngine>) {
             answered.snapshots
         );
         assert!(
-            !answered.given.is_empty() && !answered.ended.is_empty(),
+            !answered.given.is_empty() && answered.programs > 0,
             "the load was none"
         );
     }
