@@ -498,7 +498,7 @@ fn processes_survive_any_kill_of_the_server() {
     let scene = Scene {
         driver: "process",
         template,
-        kills: 150,
+        kills: 60,
         life: 300,
         settings,
         seed: 3,
@@ -526,7 +526,7 @@ async fn containers_survive_any_kill_of_the_server() {
     let scene = Scene {
         driver: "docker",
         template: json!({ "driver": "docker", "image": engine.base_image(), "memory_mb": 256 }),
-        kills: 40,
+        kills: 30,
         life: 1200,
         settings: Vec::new(),
         seed: 4,

@@ -145,7 +145,7 @@ impl Control {
 
     /// Ends a sandbox that is of no use any more. If a tenant held it, another one takes its place first, with the same
     /// department, configuration and list of tools; what a run held is ended by the run.
-    async fn replace(&self, id: SandboxId, why: &str) -> Result<()> {
+    pub(super) async fn replace(&self, id: SandboxId, why: &str) -> Result<()> {
         let lost = retry_on_conflict!({
             let Some(mut sandbox) = self.parts.store.get::<Sandbox, _>(id).await? else {
                 return Ok(None);

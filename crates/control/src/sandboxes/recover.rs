@@ -1,8 +1,10 @@
 //! What is found at the start of a server.
 
 use super::end::GRACE;
+use super::idle::driver_error;
 use crate::{Control, Result};
 use ostler_domain::{SandboxId, SandboxStatus};
+use ostler_sandbox::DriverStatus;
 use ostler_store::StoreExt;
 use std::collections::BTreeSet;
 
@@ -15,18 +17,31 @@ impl Control {
         for sandbox in self.parts.store.list(self.own_sandboxes()).await? {
             let held = sandbox.status == SandboxStatus::Running && !sandbox.for_run;
             let useful = held || sandbox.status == SandboxStatus::Warm || keep.contains(&sandbox.id);
-            let guest = match self.guest(&sandbox) {
-                Ok(guest) => guest,
+            let status = match self.driver_of(&sandbox) {
+                Ok(driver) => driver
+                    .status(sandbox.id)
+                    .await
+                    .map_err(|error| driver_error(&error)),
+                Err(error) => Err(error),
+            };
+            match status {
                 Err(error) => {
                     tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is left as it is");
-                    continue;
                 }
-            };
-            // A frozen one cannot answer, and is not worse for it.
-            if useful && (sandbox.paused.is_some() || guest.healthy().await) {
-                continue;
+                // Whether it is well is for the health checks to say, which are patient.
+                Ok(DriverStatus::Running) if useful => {}
+                Ok(_) if held => {
+                    let (control, id) = (self.clone(), sandbox.id);
+                    // Another one may take long to start.
+                    tokio::spawn(async move {
+                        if let Err(error) = control.replace(id, "it ended while the server was away").await {
+                            tracing::warn!(%error, sandbox.id = %id, "a sandbox is not replaced yet; it is tried again");
+                        }
+                    });
+                    ended += 1;
+                }
+                Ok(_) => ended += usize::from(self.destroyed(&sandbox, "the server was started again").await),
             }
-            ended += usize::from(self.destroyed(&sandbox, "the server was started again").await);
         }
         Ok(ended)
     }

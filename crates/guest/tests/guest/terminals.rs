@@ -279,6 +279,7 @@ async fn a_guest_among_others_renews_nothing() {
         unix_us: 1_000_000,
         seed: vec![7; 64].into(),
         hostname: "another".into(),
+        ..RenewRequest::default()
     };
     let reply = world.client.renew(request).await.unwrap().into_inner();
     assert!(!reply.clock && !reply.random && !reply.named, "{reply:?}");
