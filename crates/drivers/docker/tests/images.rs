@@ -163,7 +163,7 @@ async fn an_image_holds_what_its_recipe_says_and_is_made_once() {
     );
     // Nothing of this host has stayed in it.
     let sources = place.read(&image.tag, "/etc/apt/sources.list").unwrap();
-    assert_eq!(sources.trim(), "deb http://deb.debian.org/debian bookworm main");
+    assert_eq!(sources.trim(), "deb http://ftp.debian.org/debian bookworm main");
     let left = place
         .run(
             &image.tag,

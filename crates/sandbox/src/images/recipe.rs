@@ -196,7 +196,7 @@ pub(super) fn bootstrap(suite: &str) -> Vec<String> {
     let hook = format!(
         "--customize-hook=rm -rf \"$1/etc/apt/sources.list\" \"$1\"/etc/apt/sources.list.d/* \
          \"$1/etc/apt/apt.conf.d/99mmdebstrap\"; \
-         echo 'deb http://deb.debian.org/debian {suite} main' > \"$1/etc/apt/sources.list\""
+         echo 'deb http://ftp.debian.org/debian {suite} main' > \"$1/etc/apt/sources.list\""
     );
     let mut arguments = vec![
         "--quiet".to_owned(),
@@ -327,7 +327,7 @@ mod tests {
         let hash = recipe(Some(ImageAgent::Claude), &[Git, Python]).hash();
         assert_eq!(hash, KNOWN, "the steps have changed");
     }
-    const KNOWN: &str = "5bb2b247cdda4fc042f31cc255f8490967ae8947da594b71ff0b3586b450f7b9";
+    const KNOWN: &str = "9e66d8c4a715aef4e5da707cfec6e0e2d20b92763c65afe980201b4ef2076cc8";
 
     #[test]
     fn first_phases_are_shared_and_later_ones_depend_on_them() {

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The mirror that the world uses.
-const DEBIAN: &str = "http://deb.debian.org/debian";
+const DEBIAN: &str = "http://ftp.debian.org/debian";
 /// Where hosts keep the certificates that they believe.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Where hosts keep Debian's own package sources.

@@ -58,7 +58,7 @@ pub struct ImageOptions {
     pub instance: String,
     /// Directory of this instance alone for what is in the making; made if missing, mode 0700, and emptied at the start.
     pub dir: PathBuf,
-    /// Where packages of Debian come from, such as `http://deb.debian.org/debian`; when absent from where this host has
+    /// Where packages of Debian come from, such as `http://ftp.debian.org/debian`; when absent from where this host has
     /// its own from, if it is a Debian of the suite that is wanted.
     pub mirror: Option<String>,
     /// Longest time of one phase.
