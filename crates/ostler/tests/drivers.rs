@@ -321,7 +321,15 @@ async fn what_needs_a_driver_that_is_away_waits_and_says_why() {
         .iter()
         .filter_map(|r| r["name"].as_str())
         .collect();
-    let all = ["health", "idle", "pools", "sessions", "usage", "work", "worktrees"];
+    let all = [
+        "health",
+        "idle",
+        "pools",
+        "sessions",
+        "usage",
+        "work",
+        "worktrees",
+    ];
     assert_eq!(names, all, "{rounds}");
     // Still refused is what no driver could do.
     let body = json!({ "command": ["true"], "requirements": { "pool": "boxes", "network": "open" } });

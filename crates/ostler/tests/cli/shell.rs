@@ -114,7 +114,15 @@ async fn a_shell_is_worked_in_from_a_terminal() {
     let program = "trap 'echo hung up > gone; exit' HUP; echo ready; while :; do sleep 0.1; done";
     let arguments = ["agent", "shell", &agent, "--", "sh", "-c", program];
     drive(&server, &arguments, &steps);
-    let gone = server.ok(&["agent", "exec", &agent, "--", "sh", "-c", "until test -s gone; do sleep 0.1; done; cat gone"]);
+    let gone = server.ok(&[
+        "agent",
+        "exec",
+        &agent,
+        "--",
+        "sh",
+        "-c",
+        "until test -s gone; do sleep 0.1; done; cat gone",
+    ]);
     assert_eq!(gone, "hung up\n");
     // Without a terminal on this side.
     let done = server.run_with(&["agent", "shell", &agent], "echo from-$((40+2))\nexit 3\n");
