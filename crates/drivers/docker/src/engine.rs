@@ -90,6 +90,12 @@ impl Engine {
             socket,
             port,
         };
+        if let Some(port) = &engine.port
+            && let Err(error) = port.greet().await
+            && let Some(cause) = tls_cause(&error)
+        {
+            return Err(engine.unavailable(CallError::Untrusted(distrust(cause))));
+        }
         engine.api = call(CALL_LIMIT, engine.api.clone().negotiate_version())
             .await
             .map_err(|e| engine.unavailable(e))?;

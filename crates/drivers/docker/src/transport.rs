@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
@@ -93,6 +94,21 @@ impl Port {
             limit.as_secs(),
             bollard::API_DEFAULT_VERSION,
         )
+    }
+
+    /// Asks for anything, to hear whether the engine accepts this server's certificate: it says so only after the handshake,
+    /// when a client of HTTP would take the closed connection for an accident and try again without an end.
+    pub(crate) async fn greet(&self) -> io::Result<()> {
+        let Some(config) = &self.tls else { return Ok(()) };
+        let greeted = async {
+            let tcp = tokio::net::TcpStream::connect((self.host.as_str(), self.number)).await?;
+            let mut stream = secure(config, &self.host, tcp).await?;
+            stream
+                .write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
+                .await?;
+            stream.read_u8().await.map(drop)
+        };
+        tokio::time::timeout(CONNECT, greeted).await?
     }
 
     /// The certificate that the engine shows, which is one that is trusted; `None` without TLS.

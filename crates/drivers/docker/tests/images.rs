@@ -191,11 +191,14 @@ async fn two_at_once_build_once() {
     let (_, tag) = base(&place).await;
     let wanted = own(&place, &tag, &[]);
     // Two servers: each with its own directory and connection.
-    let mut builds = Vec::new();
+    let mut builders = Vec::new();
     for name in ["one", "two"] {
-        let images = place
-            .open(ImageOptions::new(place.instance(), place.dir.path().join(name)))
-            .await;
+        let options = ImageOptions::new(place.instance(), place.dir.path().join(name));
+        builders.push((name, place.open(options).await));
+    }
+    // Both are open before one begins: who opens removes what an earlier life of the same server has left.
+    let mut builds = Vec::new();
+    for (name, images) in builders {
         let (wanted, log) = (wanted.clone(), place.log(name));
         builds.push(tokio::spawn(async move { images.build(&wanted, &log).await }));
     }
