@@ -39,22 +39,13 @@ impl Control {
         }
         let host = retry_on_conflict!({
             let mut host = self.host_record(driver, name).await?;
-            let known = host.version > 0;
             host.draining = draining;
             if !draining {
                 (host.failures, host.last_error, host.quarantined_until) = (0, None, None);
             }
-            if !known {
-                host.version = 1;
-            }
-            let change = if known {
-                Change::update(&host)
-            } else {
-                Change::insert(&host)
-            };
             let details = serde_json::json!({ "draining": draining });
             let by = self.acting(caller, "host.drain", format!("{driver}/{name}"), details);
-            by.commit(vec![change]).await?;
+            by.commit(vec![host_change(&mut host)]).await?;
             Ok::<_, ControlError>(host)
         })?;
         if draining {
@@ -93,7 +84,7 @@ impl Control {
     }
 
     /// What is known of a host; version 0 when nothing was written down yet.
-    async fn host_record(&self, driver: DriverKind, name: &str) -> Result<Host> {
+    pub(super) async fn host_record(&self, driver: DriverKind, name: &str) -> Result<Host> {
         let server_id = self.parts.server_id;
         let id = Host::id_of(server_id, driver, name);
         let known: Option<Host> = self.parts.store.get(id.clone()).await?;
@@ -109,4 +100,13 @@ impl Control {
             version: 0,
         }))
     }
+}
+
+/// Writes down what is known of a host: for the first time where its version is 0.
+pub(super) fn host_change(host: &mut Host) -> Change {
+    if host.version > 0 {
+        return Change::update(host);
+    }
+    host.version = 1;
+    Change::insert(host)
 }

@@ -1,6 +1,7 @@
 //! Starting one sandbox.
 
 use super::claim::Stopwatch;
+use super::hosts::host_change;
 use crate::conflict::retry_on_conflict;
 use crate::guest::Guest;
 use crate::hosts::{DriverHost, LOCAL};
@@ -197,23 +198,10 @@ impl Control {
     /// Counts a failure that speaks against a host, or ends the count. After too many in a row nothing is started there for
     /// a while.
     pub(super) async fn note_host(&self, host: &DriverHost, error: Option<&str>) -> Result<()> {
-        let server = self.parts.server_id;
-        let id = Host::id_of(server, host.kind, &host.name);
         retry_on_conflict!({
-            let known: Option<Host> = self.parts.store.get(id.clone()).await?;
-            let mut record = known.clone().unwrap_or_else(|| Host {
-                id: id.clone(),
-                server_id: server,
-                driver: host.kind,
-                name: host.name.clone(),
-                failures: 0,
-                last_error: None,
-                quarantined_until: None,
-                draining: false,
-                version: 0,
-            });
+            let mut record = self.host_record(host.kind, &host.name).await?;
             match error {
-                None if known.is_none() || record.failures == 0 => return Ok(()),
+                None if record.failures == 0 => return Ok(()),
                 None => {
                     (record.failures, record.last_error, record.quarantined_until) = (0, None, None);
                 }
@@ -230,12 +218,7 @@ impl Control {
                     }
                 }
             }
-            self.commit(vec![if known.is_some() {
-                Change::update(&record)
-            } else {
-                Change::insert(&record)
-            }])
-            .await
+            self.commit(vec![host_change(&mut record)]).await
         })
     }
 }
