@@ -18,6 +18,7 @@ use ostler_store::{Cancelled, RunFilter};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often a follower looks again, in case a hint was lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -230,6 +231,14 @@ fn follow(
                 let Some((batch, back)) = next_batch(open).await else { return };
                 reader = Some(back);
                 if batch.is_empty() {
+                    // As long as the log grows, the state of the run need not be asked for.
+                    let grown = match &mut watch {
+                        Some(watch) => grows(watch).await,
+                        None => false,
+                    };
+                    if grown {
+                        continue;
+                    }
                     break;
                 }
                 for record in batch.into_iter().filter(|record| record.seq > query.after) {
@@ -252,12 +261,19 @@ fn follow(
                 return;
             }
             match &mut watch {
+                // What had an end, or grew while the file was not there yet.
                 Some(watch) => drop(tokio::time::timeout(LOOK_AGAIN, watch.changed()).await),
                 None if elsewhere.is_some() => tokio::time::sleep(LOOK_AGAIN).await,
                 None => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     }
+}
+
+/// Waits for a log that is being written. False when it has ended, or grew no more for a while.
+async fn grows(watch: &mut watch::Receiver<u64>) -> bool {
+    let grown = tokio::time::timeout(LOOK_AGAIN, watch.changed()).await;
+    matches!(grown, Ok(Ok(())))
 }
 
 fn line(record: &LogRecord, base64: bool) -> LogLine {
