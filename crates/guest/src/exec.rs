@@ -39,6 +39,8 @@ const STDIN: usize = 16;
 const QUIET: Duration = Duration::from_millis(100);
 /// and no longer than this.
 const HEIRS: Duration = Duration::from_secs(1);
+/// Part of the grace period, at most, that what runs at a terminal has between its hang-up and TERM.
+const HANG_UP: Duration = Duration::from_secs(1);
 /// Longest wait for a program to be started.
 const START: Duration = Duration::from_secs(10);
 const KILLED: i32 = 9;
@@ -383,10 +385,17 @@ impl Exec {
     pub(crate) async fn kill(&self, grace: Duration) -> bool {
         let main = Pid::from_raw(self.main.load(Ordering::Relaxed));
         let mut hung_up = false;
+        let mut grace = grace;
         if self.has_terminal && main.as_raw() != 0 {
             // Shells do not listen to TERM, but they do when their terminal is hung up, and pass it on.
             hung_up = killpg(main, Signal::SIGHUP).is_ok();
             let _ = killpg(main, Signal::SIGCONT);
+            if hung_up && !self.gone.load(Ordering::Relaxed) {
+                // What listens to it may have something to put away, which TERM would cut short.
+                let began = Instant::now();
+                processes::gone_by(self.supervisor, began + grace.min(HANG_UP)).await;
+                grace = grace.saturating_sub(began.elapsed());
+            }
         }
         let ended = !self.gone.load(Ordering::Relaxed) && processes::end_below(self.supervisor, grace).await;
         ended || hung_up

@@ -103,7 +103,8 @@ pub(crate) async fn end_below(root: i32, grace: Duration) -> bool {
     true
 }
 
-async fn gone_by(root: i32, end: Instant) -> bool {
+/// Waits until nothing is below a process, to `end` at most. Whether that is so.
+pub(crate) async fn gone_by(root: i32, end: Instant) -> bool {
     loop {
         if pids_below(root).is_empty() {
             return true;

@@ -286,3 +286,26 @@ async fn a_guest_among_others_renews_nothing() {
     assert_eq!(reply.refused.len(), 3, "{reply:?}");
     assert!(std::time::SystemTime::now() >= before);
 }
+
+#[tokio::test]
+async fn what_listens_to_a_hang_up_has_time_for_it_and_no_more() {
+    let mut world = World::new().await;
+    let script =
+        "trap 'sleep 0.3; echo put-away > kept; exit 5' HUP; echo ready; while :; do sleep 0.05; done";
+    world.client.start(in_terminal("1", script)).await.unwrap();
+    Screen::of(&mut world, "1", 1).await.shows("ready").await;
+    assert!(world.kill("1", Duration::from_secs(5)).await);
+    assert_eq!(world.end_of("1").await.exited.code, 5);
+    let kept = std::fs::read_to_string(world.workspace().join("kept")).unwrap();
+    assert_eq!(kept, "put-away\n");
+    // One that takes no notice gets TERM next, and what takes no notice of that either is ended within the grace period.
+    for (id, deaf_to, grace, signal) in [("2", "HUP", 60, 15), ("3", "HUP TERM", 2, 9)] {
+        let script = format!("trap '' {deaf_to}; echo ready; exec sleep {}", odd_seconds());
+        world.client.start(in_terminal(id, &script)).await.unwrap();
+        Screen::of(&mut world, id, 1).await.shows("ready").await;
+        let began = Instant::now();
+        assert!(world.kill(id, Duration::from_secs(grace)).await);
+        assert!(began.elapsed() < Duration::from_secs(grace + 3), "{id}");
+        assert_eq!(world.end_of(id).await.exited.signal, signal, "{id}");
+    }
+}
