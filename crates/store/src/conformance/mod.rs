@@ -12,20 +12,28 @@
     reason = "the cases are written in the words of their samples"
 )]
 
+mod access;
 mod clocks;
+mod guards;
 mod model;
-mod objects;
 mod queue;
+mod records;
+mod references;
 mod requeue;
 mod samples;
+mod sandboxes;
 mod select;
 mod tenants;
 
+pub use access::*;
 pub use clocks::*;
+pub use guards::*;
 pub use model::*;
-pub use objects::*;
 pub use queue::*;
+pub use records::*;
+pub use references::*;
 pub use requeue::*;
+pub use sandboxes::*;
 pub use select::*;
 pub use tenants::*;
 
