@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// An IP network in prefix notation; a single address is the network with the longest prefix.
 ///
 /// IPv4-mapped IPv6 addresses (RFC 4291) count as the IPv4 address inside, here and in every comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
@@ -43,6 +43,18 @@ impl Network {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4()
             && masked(bits(address), self.prefix) == bits(self.address)
+    }
+
+    /// Whether it is a range that is not the public Internet, or a part of one. A wider network that happens to include
+    /// one does not mean it.
+    pub fn is_reserved(&self) -> bool {
+        reserved(self.address).is_some_and(|(range, _)| self.prefix >= range.prefix)
+    }
+
+    /// The ranges of IPv4 that are not the public Internet. None overlaps with another.
+    pub fn reserved_ipv4() -> impl Iterator<Item = Self> {
+        let all = RESERVED.iter().map(|(range, _)| *range);
+        all.filter(|range| range.address.is_ipv4())
     }
 
     const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Self {
@@ -213,6 +225,25 @@ mod tests {
             "::ffff:1.2.3.4".parse::<Network>().unwrap().to_string(),
             "1.2.3.4"
         );
+    }
+
+    #[test]
+    fn reserved_networks_are_whole_ranges_or_parts() {
+        for text in ["10.0.0.0/8", "10.2.0.0/16", "169.254.169.254", "fc00::/8"] {
+            assert!(text.parse::<Network>().unwrap().is_reserved(), "{text}");
+        }
+        for text in ["0.0.0.0/0", "168.0.0.0/8", "172.0.0.0/8", "9.9.9.9", "2000::/3"] {
+            assert!(!text.parse::<Network>().unwrap().is_reserved(), "{text}");
+        }
+        let ranges: Vec<Network> = Network::reserved_ipv4().collect();
+        assert!(ranges.iter().all(Network::is_reserved));
+        for (n, range) in ranges.iter().enumerate() {
+            let mut others = ranges[n + 1..].iter();
+            assert!(
+                others.all(|o| !o.contains(range.address()) && !range.contains(o.address())),
+                "{range}"
+            );
+        }
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl fmt::Display for Range {
     }
 }
 
-pub(crate) const fn mask(prefix: u8) -> u32 {
+const fn mask(prefix: u8) -> u32 {
     if prefix == 0 { 0 } else { u32::MAX << (32 - prefix) }
 }
 

@@ -1,8 +1,9 @@
 //! The packet filter of an instance, as a transaction of `nft`.
 
-use crate::addresses::{Direct, RESERVED};
+use crate::addresses::Direct;
 use crate::names::Names;
 use crate::options::Range;
+use ostler_egress::Network;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -30,7 +31,7 @@ pub(crate) fn table(
 ) -> String {
     let (table, ours, group) = (names.table(), names.interface_prefix(), names.log_group);
     let Ports { proxy, names: dns } = ports;
-    let reserved: Vec<String> = RESERVED.iter().map(|(a, p)| format!("{a}/{p}")).collect();
+    let reserved: Vec<String> = Network::reserved_ipv4().map(|n| n.to_string()).collect();
     let reserved = reserved.join(", ");
     let mut text = format!(
         r#"table inet {table} {{}}
