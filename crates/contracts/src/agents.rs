@@ -371,11 +371,13 @@ pub struct HostView {
     /// Nothing is started there before this.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub quarantined_until: Option<Time>,
+    /// Why it cannot be used: it was away when the server started, and is used as soon as it is there.
+    pub away: Option<String>,
 }
 
 impl HostView {
-    /// From the record and the number of its sandboxes.
-    pub fn new(host: Host, sandboxes: u32) -> Self {
+    /// From the record, the number of its sandboxes, and why it is away.
+    pub fn new(host: Host, sandboxes: u32, away: Option<String>) -> Self {
         Self {
             driver: host.driver,
             name: host.name,
@@ -384,6 +386,7 @@ impl HostView {
             failures: host.failures,
             last_error: host.last_error,
             quarantined_until: host.quarantined_until.map(Into::into),
+            away,
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::agents::{Programs, Served};
 use crate::audit::Pending;
 use crate::credentials::Keys;
-use crate::hosts::Drivers;
+use crate::hosts::{Drivers, LOCAL};
 use crate::reconcilers::Reconcilers;
 use crate::sandboxes::{Buckets, Loss};
 use crate::{ControlError, LogStore, Result, SandboxSettings, WorkSettings};
@@ -17,7 +17,7 @@ use ostler_sandbox::Driver;
 use ostler_store::{Change, Column, NewEvent, Record, Store, StoreExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast;
 
 /// What a [`Control`] is made of.
@@ -66,7 +66,7 @@ pub struct Control {
     /// The way out of sandboxes whose network is filtered.
     pub(crate) egress: Option<ostler_egress::Proxy>,
     /// What builds images, where there is an engine for it.
-    pub(crate) images: Option<crate::Images>,
+    pub(crate) images: Arc<OnceLock<crate::Images>>,
     /// Drivers that were wanted and cannot be used, and why.
     pub(crate) unavailable: Arc<BTreeMap<DriverKind, String>>,
 }
@@ -84,7 +84,7 @@ impl Control {
             programs: Arc::default(),
             served: Served::default(),
             egress: None,
-            images: None,
+            images: Arc::default(),
             unavailable: Arc::default(),
         }
     }
@@ -108,21 +108,34 @@ impl Control {
         if self.parts.drivers.has(driver) {
             return None;
         }
-        Some(match self.unavailable.get(&driver) {
-            Some(why) => format!("this server has no {driver} driver: {why}"),
-            None => format!("this server has no {driver} driver; see `ostler doctor`"),
+        let away = self.parts.drivers.away().into_iter();
+        let mut reasons: Vec<String> = away
+            .filter(|((kind, _), _)| *kind == driver)
+            .map(|((_, name), why)| match name.as_str() {
+                LOCAL => why,
+                name => format!("on {name}: {why}"),
+            })
+            .collect();
+        reasons.extend(self.unavailable.get(&driver).cloned());
+        Some(if reasons.is_empty() {
+            format!("this server has no {driver} driver; see `ostler doctor`")
+        } else {
+            format!("this server has no {driver} driver: {}", reasons.join("; "))
         })
     }
 
     /// The driver that runs a sandbox of this server.
-    pub(crate) fn driver_of(&self, sandbox: &Sandbox) -> Result<&Arc<dyn Driver>> {
+    pub(crate) fn driver_of(&self, sandbox: &Sandbox) -> Result<Arc<dyn Driver>> {
         self.driver_on(sandbox.driver, &sandbox.host)
     }
 
     /// The driver of a kind on a host.
-    pub(crate) fn driver_on(&self, kind: DriverKind, host: &str) -> Result<&Arc<dyn Driver>> {
+    pub(crate) fn driver_on(&self, kind: DriverKind, host: &str) -> Result<Arc<dyn Driver>> {
         self.parts.drivers.get(kind, host).ok_or_else(|| {
-            let missing = || format!("this server has no {kind} driver on the host {host} any more");
+            let missing = || match self.parts.drivers.away().get(&(kind, host.to_owned())) {
+                Some(why) => format!("the host {host} of the {kind} driver is away: {why}"),
+                None => format!("this server has no {kind} driver on the host {host} any more"),
+            };
             ControlError::Unavailable(self.unavailable(kind).unwrap_or_else(missing))
         })
     }

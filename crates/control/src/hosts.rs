@@ -1,9 +1,11 @@
-//! Where the drivers of this server start sandboxes: one or several hosts of each kind.
+//! Where the drivers of this server start sandboxes: one or several hosts of each kind. A host that is away when the
+//! server starts is added when it is there.
 
 use ostler_domain::{DriverKind, Pool};
 use ostler_sandbox::{Driver, DriverError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Name of the only host of a driver.
 pub const LOCAL: &str = "local";
@@ -19,44 +21,88 @@ pub struct DriverHost {
     pub driver: Arc<dyn Driver>,
 }
 
-/// The drivers of this server, by kind and host.
+/// The drivers of this server, by kind and host. Clones share one list, to which hosts may be added.
 #[derive(Clone, Default)]
-pub struct Drivers(Vec<DriverHost>);
+pub struct Drivers(watch::Sender<Hosts>);
+
+/// What [`Drivers`] knows.
+#[derive(Default)]
+pub(crate) struct Hosts {
+    /// Those that can be used.
+    pub(crate) usable: Vec<DriverHost>,
+    /// Those that are wanted and not there yet, and why.
+    away: BTreeMap<(DriverKind, String), String>,
+}
 
 impl Drivers {
     /// Of these hosts.
-    pub fn new(hosts: Vec<DriverHost>) -> Self {
-        Self(hosts)
+    pub fn new(usable: Vec<DriverHost>) -> Self {
+        Self(watch::Sender::new(Hosts {
+            usable,
+            away: BTreeMap::new(),
+        }))
     }
 
-    /// All hosts.
-    pub fn iter(&self) -> impl Iterator<Item = &DriverHost> {
-        self.0.iter()
+    /// Notes that a host is wanted and cannot be used at present: what is wrong and what to do.
+    pub fn set_away(&self, kind: DriverKind, name: &str, why: String) {
+        self.0.send_if_modified(|hosts| {
+            hosts.away.insert((kind, name.to_owned()), why);
+            false
+        });
     }
 
-    /// The hosts of a kind.
-    pub fn hosts(&self, kind: DriverKind) -> impl Iterator<Item = &DriverHost> {
-        self.0.iter().filter(move |host| host.kind == kind)
+    /// Adds a host that can be used from now on. What is left there must have been looked at before: see
+    /// [`Control::add_host`](crate::Control::add_host).
+    pub(crate) fn add(&self, host: DriverHost) {
+        self.0.send_modify(|hosts| {
+            hosts.away.remove(&(host.kind, host.name.clone()));
+            hosts.usable.push(host);
+        });
+    }
+
+    /// Tells of hosts that are added.
+    pub(crate) fn changes(&self) -> watch::Receiver<Hosts> {
+        self.0.subscribe()
+    }
+
+    /// All hosts that can be used.
+    pub fn all(&self) -> Vec<DriverHost> {
+        self.0.borrow().usable.clone()
+    }
+
+    /// The hosts of a kind that can be used.
+    pub fn hosts(&self, kind: DriverKind) -> Vec<DriverHost> {
+        let hosts = self.0.borrow();
+        let of_kind = hosts.usable.iter().filter(|host| host.kind == kind);
+        of_kind.cloned().collect()
+    }
+
+    /// The hosts that are wanted and not there yet, and why.
+    pub fn away(&self) -> BTreeMap<(DriverKind, String), String> {
+        self.0.borrow().away.clone()
     }
 
     /// Whether there is a driver of a kind.
     pub fn has(&self, kind: DriverKind) -> bool {
-        self.hosts(kind).next().is_some()
+        self.0.borrow().usable.iter().any(|host| host.kind == kind)
     }
 
     /// The driver of a kind on a host.
-    pub fn get(&self, kind: DriverKind, name: &str) -> Option<&Arc<dyn Driver>> {
-        self.hosts(kind)
-            .find(|host| host.name == name)
-            .map(|host| &host.driver)
+    pub fn get(&self, kind: DriverKind, name: &str) -> Option<Arc<dyn Driver>> {
+        let hosts = self.0.borrow();
+        let mut all = hosts.usable.iter();
+        let found = all.find(|host| host.kind == kind && host.name == name)?;
+        Some(Arc::clone(&found.driver))
     }
 
     /// The driver that speaks for the pool: that of a host which can do what it asks, or of any.
-    pub fn of(&self, pool: &Pool) -> Option<&Arc<dyn Driver>> {
-        let kind = pool.template.driver;
-        let able = |host: &&DriverHost| host.driver.check(&pool.template).is_ok();
-        let chosen = self.hosts(kind).find(able).or_else(|| self.hosts(kind).next())?;
-        Some(&chosen.driver)
+    pub fn of(&self, pool: &Pool) -> Option<Arc<dyn Driver>> {
+        let hosts = self.hosts(pool.template.driver);
+        let mut able = hosts
+            .iter()
+            .filter(|host| host.driver.check(&pool.template).is_ok());
+        let chosen = able.next().or(hosts.first())?;
+        Some(Arc::clone(&chosen.driver))
     }
 
     /// Fails when no host can do what the pool asks, with what each refuses.
@@ -94,6 +140,6 @@ impl From<BTreeMap<DriverKind, Arc<dyn Driver>>> for Drivers {
             name: LOCAL.to_owned(),
             driver,
         };
-        Self(drivers.into_iter().map(host).collect())
+        Self::new(drivers.into_iter().map(host).collect())
     }
 }

@@ -36,16 +36,14 @@ impl From<ImageError> for ControlError {
 }
 
 impl Control {
-    /// With what builds images; builds that an earlier server has left go on. Must be called within a tokio runtime.
-    #[must_use]
-    pub fn with_images(mut self, images: Images) -> Self {
-        images.resume();
-        self.images = Some(images);
-        self
+    /// Gives it what builds images, once; builds that an earlier server has left go on. Must be called within a tokio
+    /// runtime.
+    pub fn set_images(&self, images: Images) {
+        self.images.get_or_init(|| images).resume();
     }
 
     fn image_service(&self) -> Result<&Images> {
-        self.images.as_ref().ok_or_else(|| {
+        self.images.get().ok_or_else(|| {
             ControlError::Unavailable(
                 "images are built with the Docker engine, which this server cannot use; see `ostler doctor`"
                     .into(),
@@ -165,7 +163,9 @@ impl Control {
     /// Removes images that no pool and no sandbox uses and that are older than the setting says, and what belonged to
     /// them.
     pub async fn collect_images(&self) -> Result<usize> {
-        let Some(service) = &self.images else { return Ok(0) };
+        let Some(service) = self.images.get() else {
+            return Ok(0);
+        };
         let Some(age) = service.settings().keep() else {
             return Ok(0);
         };

@@ -244,7 +244,8 @@ impl Control {
 
     /// What the sandboxes of a pool offer here; `None` without its driver.
     pub(crate) fn offer(&self, pool: &Pool) -> Option<Offer> {
-        let capabilities = self.parts.drivers.of(pool)?.capabilities();
+        let driver = self.parts.drivers.of(pool)?;
+        let capabilities = driver.capabilities();
         Some(pool.offer(capabilities.isolation, &capabilities.arch))
     }
 }

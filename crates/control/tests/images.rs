@@ -143,7 +143,8 @@ impl World {
         control.ensure_default_tenant().await.unwrap();
         let engine = Arc::clone(&self.engine) as Arc<dyn ImageBuilder>;
         let images = Images::open(engine, root.join("images"), ImageSettings::default()).unwrap();
-        control.with_images(images)
+        control.set_images(images);
+        control
     }
 
     fn wanted(&self) -> usize {

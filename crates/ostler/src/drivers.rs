@@ -22,8 +22,8 @@ use std::time::Duration;
 /// Name of the pool of a new installation.
 const DEFAULT_POOL: &str = "default";
 
-/// Longest wait for an engine at the start.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for an engine that is opened.
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// What came of opening the drivers that the settings name.
 #[derive(Default)]
@@ -32,8 +32,19 @@ pub(crate) struct Drivers {
     pub(crate) usable: Vec<DriverHost>,
     /// What builds images, where there is an engine for it.
     pub(crate) images: Option<DockerImages>,
+    /// Engines that may be there later.
+    pub(crate) away: Vec<Away>,
     /// Those that were wanted and cannot be used, with what is wrong and what to do.
     pub(crate) unavailable: BTreeMap<DriverKind, String>,
+}
+
+/// An engine that could not be reached.
+pub(crate) struct Away {
+    /// Name of its host.
+    pub(crate) name: String,
+    pub(crate) options: DockerOptions,
+    /// What is wrong and what to do.
+    why: String,
 }
 
 /// Where a driver of this installation keeps things, and what it starts in sandboxes.
@@ -162,17 +173,21 @@ pub(crate) async fn open(
             ..place.process(&settings.process)
         };
         let opened = ProcessDriver::open(options).await;
-        drivers.note(DriverKind::Process, LOCAL, settings.process.enabled, opened)?;
+        drivers.note(DriverKind::Process, settings.process.enabled, opened)?;
     }
     if settings.docker.enabled != Enabled::No {
-        let opened = docker(place.docker(&settings.docker), ANSWER).await;
-        if let Ok(driver) = &opened {
-            drivers.images = crate::images::builder(driver, images).await;
+        let opened = drivers
+            .engine(LOCAL, place.docker(&settings.docker), settings)
+            .await?;
+        if let Some(driver) = opened {
+            drivers.images = crate::images::builder(&driver, images).await;
+            drivers.add(DriverKind::Docker, LOCAL, driver);
         }
-        drivers.note(DriverKind::Docker, LOCAL, settings.docker.enabled, opened)?;
         for (name, engine) in &settings.docker.hosts {
-            let opened = docker(place.remote_docker(&settings.docker, name, engine), ANSWER).await;
-            drivers.note(DriverKind::Docker, name, settings.docker.enabled, opened)?;
+            let options = place.remote_docker(&settings.docker, name, engine);
+            if let Some(driver) = drivers.engine(name, options, settings).await? {
+                drivers.add(DriverKind::Docker, name, driver);
+            }
         }
     }
     if settings.qemu.enabled != Enabled::No {
@@ -184,19 +199,14 @@ pub(crate) async fn open(
             Ok(driver) => complete(DriverKind::Qemu, driver.missing().await, driver),
             failed => failed,
         };
-        drivers.note(DriverKind::Qemu, LOCAL, settings.qemu.enabled, opened)?;
+        drivers.note(DriverKind::Qemu, settings.qemu.enabled, opened)?;
     }
     if settings.firecracker.enabled != Enabled::No {
         let opened = match FirecrackerDriver::open(place.firecracker(&settings.firecracker)).await {
             Ok(driver) => complete(DriverKind::Firecracker, driver.missing(), driver),
             failed => failed,
         };
-        drivers.note(
-            DriverKind::Firecracker,
-            LOCAL,
-            settings.firecracker.enabled,
-            opened,
-        )?;
+        drivers.note(DriverKind::Firecracker, settings.firecracker.enabled, opened)?;
     }
     Ok(drivers)
 }
@@ -235,10 +245,52 @@ impl Drivers {
         });
     }
 
+    /// Opens an engine. One that cannot be reached may be there later.
+    async fn engine(
+        &mut self,
+        name: &str,
+        options: DockerOptions,
+        settings: &DriverSettings,
+    ) -> anyhow::Result<Option<DockerDriver>> {
+        let why = match docker(options.clone(), ANSWER).await {
+            Ok(driver) => return Ok(Some(driver)),
+            Err(error) => why(error),
+        };
+        must_not_miss(DriverKind::Docker, settings.docker.enabled, &why)?;
+        tracing::warn!("the docker driver cannot be used on the host {name} yet, and is tried again: {why}");
+        self.away.push(Away {
+            name: name.to_owned(),
+            options,
+            why,
+        });
+        Ok(None)
+    }
+
+    /// The hosts for the use cases.
+    pub(crate) fn hosts(&self) -> ostler_control::Drivers {
+        let hosts = ostler_control::Drivers::new(self.usable.clone());
+        for away in &self.away {
+            hosts.set_away(DriverKind::Docker, &away.name, away.why.clone());
+        }
+        hosts
+    }
+
+    /// What is to be said of those that cannot be used.
+    pub(crate) fn absent(&self) -> Vec<String> {
+        let never = self
+            .unavailable
+            .iter()
+            .map(|(kind, why)| format!("{kind}: {why}"));
+        let yet = self
+            .away
+            .iter()
+            .map(|away| format!("docker on {}: {}", away.name, away.why));
+        never.chain(yet).collect()
+    }
+
     fn note<D: Driver>(
         &mut self,
         kind: DriverKind,
-        host: &str,
         wanted: Enabled,
         opened: Result<D, DriverError>,
     ) -> anyhow::Result<()> {
@@ -250,79 +302,78 @@ impl Drivers {
                          server's user can"
                     );
                 }
-                self.add(kind, host, driver);
+                self.add(kind, LOCAL, driver);
                 return Ok(());
             }
-            Err(DriverError::Unavailable { message, .. }) => message,
-            Err(error) => error.to_string(),
+            Err(error) => why(error),
         };
-        if wanted == Enabled::Yes {
-            bail!(
-                "the {kind} driver cannot be used, and the settings say that the server must have it \
-                 (`drivers.{kind}.enabled = true`): {why}"
-            );
-        }
-        let why = if host == LOCAL {
-            why
-        } else {
-            format!("on {host}: {why}")
-        };
+        must_not_miss(kind, wanted, &why)?;
         // What few hosts have is not missed by most.
         if matches!(kind, DriverKind::Qemu | DriverKind::Firecracker) {
             tracing::info!("the {kind} driver cannot be used: {why}");
         } else {
             tracing::warn!("the {kind} driver cannot be used: {why}");
         }
-        self.unavailable
-            .entry(kind)
-            .and_modify(|all| *all = format!("{all}; {why}"))
-            .or_insert(why);
+        self.unavailable.insert(kind, why);
         Ok(())
     }
+}
 
-    /// What the pool of a new installation is made from: the first of these that works here. Otherwise one sentence on
-    /// each driver.
-    fn first_template(&self, image: Option<&str>) -> Result<SandboxTemplate, Vec<String>> {
-        let mut reasons: Vec<String> = self
-            .unavailable
-            .iter()
-            .map(|(kind, why)| format!("{kind}: {why}"))
-            .collect();
-        let mut candidates: Vec<(DriverKind, &Arc<dyn Driver>)> =
-            self.usable.iter().map(|host| (host.kind, &host.driver)).collect();
-        candidates.sort_by_key(|(kind, driver)| {
-            let apart = driver.capabilities().isolation >= Isolation::Namespace;
-            let order = match kind {
-                DriverKind::Process => 0,
-                DriverKind::Docker => 1,
-                _ => 2,
-            };
-            (*kind == DriverKind::Sim, !apart, order)
-        });
-        for (kind, driver) in candidates {
-            let can = driver.capabilities();
-            if can.images && image.is_none() {
-                reasons.push(format!(
-                    "{kind}: it needs an image: name one with `drivers.{kind}.image` and start again, or make a pool \
-                     with `ostler pool set {DEFAULT_POOL} --driver {kind} --image IMAGE`"
-                ));
-                continue;
-            }
-            let template = template(driver.as_ref(), image);
-            match driver.check(&template) {
-                Ok(()) => return Ok(template),
-                Err(DriverError::Unsupported { reasons: all, .. }) => {
-                    let advice = advice(kind);
-                    reasons.push(format!(
-                        "{kind}: this host does not give it {}{advice}",
-                        all.join("; ")
-                    ));
-                }
-                Err(error) => reasons.push(format!("{kind}: {error}")),
-            }
-        }
-        Err(reasons)
+/// Fails where the settings say that a driver must be there.
+fn must_not_miss(kind: DriverKind, wanted: Enabled, why: &str) -> anyhow::Result<()> {
+    if wanted == Enabled::Yes {
+        bail!(
+            "the {kind} driver cannot be used, and the settings say that the server must have it \
+             (`drivers.{kind}.enabled = true`): {why}"
+        );
     }
+    Ok(())
+}
+
+/// What is wrong and what to do.
+pub(crate) fn why(error: DriverError) -> String {
+    match error {
+        DriverError::Unavailable { message, .. } => message,
+        error => error.to_string(),
+    }
+}
+
+/// What the pool of a new installation is made from: the first of these that works here. Otherwise one sentence on each.
+fn first_template(hosts: Vec<DriverHost>, image: Option<&str>) -> Result<SandboxTemplate, Vec<String>> {
+    let mut reasons = Vec::new();
+    let mut candidates = hosts;
+    candidates.sort_by_key(|DriverHost { kind, driver, .. }| {
+        let apart = driver.capabilities().isolation >= Isolation::Namespace;
+        let order = match kind {
+            DriverKind::Process => 0,
+            DriverKind::Docker => 1,
+            _ => 2,
+        };
+        (*kind == DriverKind::Sim, !apart, order)
+    });
+    for DriverHost { kind, driver, .. } in candidates {
+        let can = driver.capabilities();
+        if can.images && image.is_none() {
+            reasons.push(format!(
+                "{kind}: it needs an image: name one with `drivers.{kind}.image` and start again, or make a pool with \
+                 `ostler pool set {DEFAULT_POOL} --driver {kind} --image IMAGE`"
+            ));
+            continue;
+        }
+        let template = template(driver.as_ref(), image);
+        match driver.check(&template) {
+            Ok(()) => return Ok(template),
+            Err(DriverError::Unsupported { reasons: all, .. }) => {
+                let advice = advice(kind);
+                reasons.push(format!(
+                    "{kind}: this host does not give it {}{advice}",
+                    all.join("; ")
+                ));
+            }
+            Err(error) => reasons.push(format!("{kind}: {error}")),
+        }
+    }
+    Err(reasons)
 }
 
 /// The default template of a driver.
@@ -343,22 +394,25 @@ fn advice(kind: DriverKind) -> &'static str {
     }
 }
 
-/// Gives a new installation its pool. Where there are pools, their operator has decided.
+/// Gives a new installation its pool. Where there are pools, their operator has decided. `absent` is what is said of
+/// drivers that cannot be used.
 pub(crate) async fn ensure_default_pool(
     control: &Control,
-    drivers: &Drivers,
+    drivers: &ostler_control::Drivers,
+    absent: &[String],
     image: Option<&str>,
 ) -> anyhow::Result<()> {
     let operator = Caller::administrator();
     if !control.pools(&operator).await?.is_empty() {
         return Ok(());
     }
-    let template = match drivers.first_template(image) {
+    let template = match first_template(drivers.all(), image) {
         Ok(template) => template,
         Err(reasons) => {
+            let all = [absent, &reasons].concat();
             tracing::warn!(
                 "no pool was made, so nothing can be executed yet; the next start tries again. {}",
-                reasons.join(". ")
+                all.join(". ")
             );
             return Ok(());
         }
@@ -410,11 +464,11 @@ mod tests {
         };
         let mut drivers = sim();
         drivers
-            .note(DriverKind::Docker, LOCAL, Enabled::Auto, missing())
+            .note(DriverKind::Docker, Enabled::Auto, missing())
             .unwrap();
         assert_eq!(drivers.unavailable[&DriverKind::Docker], "no engine");
         let error = drivers
-            .note(DriverKind::Docker, LOCAL, Enabled::Yes, missing())
+            .note(DriverKind::Docker, Enabled::Yes, missing())
             .unwrap_err()
             .to_string();
         assert!(
@@ -442,10 +496,10 @@ mod tests {
 
     #[test]
     fn the_first_pool_is_of_a_driver_that_works() {
-        assert_eq!(sim().first_template(None).unwrap().driver, DriverKind::Sim);
-        let mut none = Drivers::default();
-        none.unavailable
-            .insert(DriverKind::Process, "no bubblewrap".into());
-        assert_eq!(none.first_template(None).unwrap_err(), ["process: no bubblewrap"]);
+        assert_eq!(
+            first_template(sim().usable, None).unwrap().driver,
+            DriverKind::Sim
+        );
+        assert!(first_template(Vec::new(), None).unwrap_err().is_empty());
     }
 }

@@ -34,18 +34,19 @@ pub(crate) async fn builder(driver: &DockerDriver, options: ImageOptions) -> Opt
 
 /// Gives the use cases what builds images.
 pub(crate) fn add(
-    control: Control,
+    control: &Control,
     builder: Option<DockerImages>,
     settings: &ImageSettings,
     data: &Path,
-) -> anyhow::Result<Control> {
+) -> anyhow::Result<()> {
     let Some(builder) = builder else {
-        return Ok(control);
+        return Ok(());
     };
     let dir = data.join("images");
     let images = Images::open(Arc::new(builder), dir.clone(), settings.clone())
         .with_context(|| format!("cannot make {}", dir.display()))?;
-    Ok(control.with_images(images))
+    control.set_images(images);
+    Ok(())
 }
 
 /// Removes images that nobody uses, at a period.

@@ -5,6 +5,7 @@ mod doctor;
 mod drivers;
 mod egress;
 mod images;
+mod late;
 mod migrate;
 mod serve;
 mod settings;

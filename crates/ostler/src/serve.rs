@@ -1,13 +1,12 @@
 //! `ostler serve`: the server.
 
+use crate::late::Late;
 use crate::settings::Settings;
 use crate::{database, drivers, egress, images};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
-use ostler_control::{
-    AgentServices, Caller, Control, Drivers, Executor, LogStore, NewToken, Parts, SandboxSettings,
-};
+use ostler_control::{AgentServices, Caller, Control, Executor, LogStore, NewToken, Parts, SandboxSettings};
 use ostler_domain::{ServerId, SystemClock};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
@@ -68,14 +67,16 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     };
     let way_out = egress::open(&settings.egress, &place).await?;
     let network = way_out.as_ref().and_then(|way_out| way_out.network.clone());
+    let building = images::options(&settings.images, &place, data);
     let mut drivers = drivers::open(
         &settings.drivers,
-        images::options(&settings.images, &place, data),
+        building.clone(),
         &place,
         network.clone(),
         settings.dev,
     )
     .await?;
+    let (hosts, absent) = (drivers.hosts(), drivers.absent());
     let control = Control::new(Parts {
         store: Arc::clone(&store),
         clock: Arc::new(SystemClock),
@@ -83,23 +84,24 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         kinds: kinds.clone(),
         prompts: Prompts::embedded()?,
         work: settings.work.clone(),
-        drivers: Drivers::new(drivers.usable.clone()),
+        drivers: hosts.clone(),
         sandboxes: settings.sandboxes.clone(),
         logs: logs.clone(),
         server_id,
     })
-    .with_unavailable(drivers.unavailable.clone());
+    .with_unavailable(drivers.unavailable);
     let control = match &way_out {
         Some(way_out) => control.with_egress(way_out.proxy.clone()),
         None => control,
     };
-    let control = images::add(control, drivers.images.take(), &settings.images, data)?;
+    images::add(&control, drivers.images.take(), &settings.images, data)?;
     control.ensure_default_tenant().await?;
     let variable = std::env::var("OSTLER_CREDENTIAL_KEY").ok();
     control
         .open_credentials(variable.as_deref(), &data.join("credential-key"))
         .await?;
-    drivers::ensure_default_pool(&control, &drivers, settings.drivers.docker.image.as_deref()).await?;
+    let image = settings.drivers.docker.image.as_deref();
+    drivers::ensure_default_pool(&control, &hosts, &absent, image).await?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; choose another address with --listen",
@@ -130,6 +132,15 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     ));
     let minding = tokio::spawn(mind(control.clone(), settings.sandboxes.clone(), stop.clone()));
     let collecting = tokio::spawn(images::collect(control.clone(), stop.clone()));
+    let late = Late {
+        control: control.clone(),
+        drivers: hosts,
+        away: drivers.away,
+        settings: settings.clone(),
+        images: building,
+        data: data.clone(),
+    };
+    let joining = tokio::spawn(late.run(stop.clone()));
     let ending = control.clone();
     let state = ServerState::new(
         control,
@@ -146,7 +157,9 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     eprintln!("ostler listens on http://{address} (data in {})", data.display());
     let shutdown = stop.clone();
     let stopping = state.clone();
-    let served = axum::serve(listener, ostler_server::router(state)).with_graceful_shutdown(async move {
+    // A router that is given as it is would be made anew for every connection, which takes milliseconds.
+    let app = ostler_server::router(state).into_make_service();
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move {
         stop_signal().await;
         tracing::info!("stopping");
         stopping.stop_accepting();
@@ -162,6 +175,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     minding.await?;
     filling.await?;
     collecting.await?;
+    joining.await?;
     executing.await?;
     ending.end_sandboxes().await?;
     closing.cancel();
@@ -176,7 +190,11 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
 }
 
 /// One round of a reconciler, with a note of how it went.
-async fn reconcile<E: Display>(control: &Control, name: &str, round: impl Future<Output = Result<usize, E>>) {
+pub(crate) async fn reconcile<E: Display>(
+    control: &Control,
+    name: &str,
+    round: impl Future<Output = Result<usize, E>>,
+) {
     let started = Instant::now();
     let result = round.await;
     if let Err(error) = &result {

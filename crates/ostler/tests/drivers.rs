@@ -314,7 +314,12 @@ async fn what_needs_a_driver_that_is_away_waits_and_says_why() {
         (Some("queued"), Some(0)),
         "{waiting}"
     );
-    let rounds = server.get("/reconcilers").await;
+    // The engine is looked for again.
+    let rounds = server
+        .until("/reconcilers", LIMIT, |rounds| {
+            rounds.to_string().contains("\"hosts\"")
+        })
+        .await;
     let names: Vec<&str> = rounds
         .as_array()
         .unwrap()
@@ -323,6 +328,7 @@ async fn what_needs_a_driver_that_is_away_waits_and_says_why() {
         .collect();
     let all = [
         "health",
+        "hosts",
         "idle",
         "pools",
         "sessions",

@@ -11,14 +11,21 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn two_engines(data: &Path, near: &DockerEngine, far: &DockerEngine) -> TestServer {
+fn two_engines(data: &Path, near: &DockerEngine, far: &str) -> TestServer {
     TestServer::new(env!("CARGO_BIN_EXE_ostler"), data)
         .args(["--dev"])
         .env("OSTLER_DRIVERS__PROCESS", "false")
         .env("OSTLER_DRIVERS__QEMU__ENABLED", "false")
         .env("OSTLER_DRIVERS__DOCKER__ENGINE", near.url())
-        .env("OSTLER_DRIVERS__DOCKER__HOSTS__FAR__ENGINE", far.url())
+        .env("OSTLER_DRIVERS__DOCKER__HOSTS__FAR__ENGINE", far)
         .env("OSTLER_SANDBOXES__QUARANTINE_FAILURES", "1")
+}
+
+async fn boxes(server: &TestServer, engine: &DockerEngine) {
+    let template = json!({ "driver": "docker", "image": engine.base_image() });
+    let body = json!({ "template": template, "target": 0 });
+    let (status, answer) = server.call(Method::PUT, "/pools/boxes", Some(body)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
 }
 
 async fn provision(server: &TestServer) -> Value {
@@ -47,11 +54,8 @@ async fn sandboxes_are_spread_over_engines_and_an_engine_that_fails_is_left_alon
     let dir = tempfile::tempdir().unwrap();
     let mut guard = LeakGuard::new(dir.path()).with_engine(&near);
     assert_eq!(near.base_image(), away.base_image());
-    let mut server = two_engines(dir.path(), &near, &away).start().await;
-    let template = json!({ "driver": "docker", "image": near.base_image() });
-    let body = json!({ "template": template, "target": 0 });
-    let (status, answer) = server.call(Method::PUT, "/pools/boxes", Some(body)).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
+    let mut server = two_engines(dir.path(), &near, &away.url()).start().await;
+    boxes(&server, &near).await;
     for _ in 0..4 {
         provision(&server).await;
     }
@@ -93,6 +97,158 @@ async fn sandboxes_are_spread_over_engines_and_an_engine_that_fails_is_left_alon
         .await;
     let agent = provision(&server).await;
     assert_eq!(agent["host"], "far", "{agent} {back}");
+    assert!(server.stop().await.success());
+    guard.check();
+}
+
+/// The containers of an engine that run, or all.
+fn containers(engine: &DockerEngine, all: &[&str]) -> Vec<String> {
+    let ids = engine
+        .docker(&[&["ps", "--quiet", "--no-trunc"], all].concat())
+        .unwrap();
+    ids.lines().map(str::to_owned).collect()
+}
+
+fn id(agent: &Value) -> &str {
+    agent["id"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn an_engine_that_was_away_at_the_start_is_used_when_it_is_there() {
+    require!(BaseImage);
+    let (near, away) = (DockerEngine::start(), DockerEngine::private());
+    let dir = tempfile::tempdir().unwrap();
+    let mut guard = LeakGuard::new(dir.path()).with_engine(&near);
+    assert_eq!(near.base_image(), away.base_image());
+    // An engine that cannot be reached keeps its containers.
+    let link = dir.path().join("far.sock");
+    let socket = away.url().replace("unix://", "");
+    let reachable = |yes: bool| match yes {
+        true => std::os::unix::fs::symlink(&socket, &link).unwrap(),
+        false => std::fs::remove_file(&link).unwrap(),
+    };
+    reachable(true);
+    let data = dir.path().join("data");
+    let mut server = two_engines(&data, &near, &format!("unix://{}", link.display()))
+        .env("OSTLER_SANDBOXES__QUARANTINE_FAILURES", "9")
+        // What ends by itself is heard of by the engine's events alone.
+        .env("OSTLER_SANDBOXES__HEALTH_SECONDS", "3600")
+        .start()
+        .await;
+    boxes(&server, &near).await;
+    let mut there = Vec::new();
+    for _ in 0..6 {
+        let agent = provision(&server).await;
+        if agent["host"] == "far" {
+            there.push(agent);
+        }
+    }
+    let [kept, ended, killed] = &there[..] else {
+        panic!("{there:?}")
+    };
+    let kept = format!("/agents/{}", id(kept));
+    let write = json!({ "command": ["sh", "-c", "echo here > /tmp/note"] });
+    server.post(&format!("{kept}/exec"), write).await;
+
+    server.kill_9();
+    reachable(false);
+    let name = format!("name={}", id(killed));
+    let container = containers(&away, &["--filter", &name]).remove(0);
+    away.docker(&["kill", &container]).unwrap();
+    // Nobody knows of this one.
+    let instance = std::fs::read_to_string(data.join("server-id")).unwrap();
+    let (instance, unknown) = (instance.trim(), "sbx_00000000000000000000000001");
+    let named = [
+        format!("--name=ostler-{instance}-{unknown}"),
+        format!("--label=ostler.instance={instance}"),
+        format!("--label=ostler.sandbox={unknown}"),
+    ];
+    let image = away.base_image();
+    let orphan = ["create", &named[0], &named[1], &named[2], &image, "true"];
+    let orphan = away.docker(&orphan).unwrap();
+    server.start_again().await;
+    let host = far(&server).await;
+    let why = host["away"].as_str().unwrap();
+    assert!(
+        why.contains("far.sock") && why.contains("cannot be reached"),
+        "{host}"
+    );
+    assert_eq!(host["sandboxes"], 3, "{host}");
+    let explained = server.get("/pools/boxes/explain").await.to_string();
+    assert!(
+        explained.contains("it is away") && explained.contains("far.sock"),
+        "{explained}"
+    );
+    let table = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"))
+        .args(["sandbox", "hosts", "--server", server.url()])
+        .output()
+        .unwrap();
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("away") && table.contains("far.sock"), "{table}");
+    let agent = provision(&server).await;
+    assert_eq!(agent["host"], "local", "{agent}");
+    let ended = format!("/agents/{}", id(ended));
+    let (status, answer) = server.call(Method::DELETE, &ended, None).await;
+    assert!(status.is_server_error(), "it cannot be ended now: {answer}");
+
+    reachable(true);
+    server
+        .until("/hosts", LIMIT, |all: &Value| {
+            all.as_array().unwrap().iter().all(|host| host["away"].is_null())
+        })
+        .await;
+    let agent = provision(&server).await;
+    assert_eq!(agent["host"], "far", "{agent}");
+    let rounds = server.get("/reconcilers").await.to_string();
+    assert!(rounds.contains("\"hosts\""), "{rounds}");
+    // What lives goes on, what was lost or unknown is gone, and what a tenant had lost was replaced.
+    let read = json!({ "command": ["cat", "/tmp/note"] });
+    let said = server.post(&format!("{kept}/exec"), read).await.to_string();
+    assert!(said.contains("here"), "{said}");
+    let lost = format!("/sandboxes/{}", id(killed));
+    let lost = server.until(&lost, LIMIT, |s| s["status"] == "destroyed").await;
+    assert!(
+        lost["reason"].as_str().unwrap().contains("took its place"),
+        "{lost}"
+    );
+    let ended = ended.replace("agents", "sandboxes");
+    server.until(&ended, LIMIT, |s| s["status"] == "destroyed").await;
+    let all = containers(&away, &["--all"]);
+    assert!(!all.contains(&orphan) && !all.contains(&container), "{all:?}");
+
+    // Its events are heard.
+    let name = format!("name={}", id(&agent));
+    let container = containers(&away, &["--filter", &name]).remove(0);
+    away.docker(&["kill", &container]).unwrap();
+    let crashed = format!("/sandboxes/{}", id(&agent));
+    server
+        .until(&crashed, LIMIT, |s| s["status"] == "destroyed")
+        .await;
+    assert!(server.stop().await.success());
+    assert_eq!(containers(&away, &["--all"]), [""; 0]);
+    guard.check();
+}
+
+#[tokio::test]
+async fn a_host_of_which_only_a_failure_is_known_can_be_drained() {
+    require!(BaseImage);
+    let (near, mut away) = (DockerEngine::start(), DockerEngine::private());
+    let dir = tempfile::tempdir().unwrap();
+    let mut guard = LeakGuard::new(dir.path()).with_engine(&near);
+    let mut server = two_engines(dir.path(), &near, &away.url()).start().await;
+    boxes(&server, &near).await;
+    away.down();
+    let agent = provision(&server).await;
+    assert_eq!(agent["host"], "local", "{agent}");
+    let host = far(&server).await;
+    assert_eq!((&host["failures"], &host["draining"]), (&json!(1), &json!(false)));
+    let path = "/hosts/docker/far/drain";
+    for draining in [true, false] {
+        let host = server.post(path, json!({ "draining": draining })).await;
+        assert_eq!(host["draining"], draining, "{host}");
+        assert_eq!(host["failures"], u32::from(draining), "{host}");
+    }
+    assert_eq!(far(&server).await["failures"], 0);
     assert!(server.stop().await.success());
     guard.check();
 }

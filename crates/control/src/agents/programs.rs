@@ -221,25 +221,30 @@ impl Control {
             .and("for_run", Op::Eq, false)
             .and("status", Op::Eq, SandboxStatus::Running);
         for sandbox in self.parts.store.list::<Sandbox>(held).await? {
-            let Ok(guest) = self.guest(&sandbox) else { continue };
-            let control = self.clone();
-            tokio::spawn(async move {
-                loop {
-                    if let Ok(known) = programs(&guest).await {
-                        for program in &known {
-                            // Its reader is gone; one that comes back is another.
-                            drop(control.read_program(&sandbox, &guest, program));
-                        }
-                        return;
-                    }
-                    if control.is_gone(sandbox.id).await {
-                        return;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            });
+            self.adopt_programs_of(sandbox);
         }
         Ok(())
+    }
+
+    /// The same for one agent; of a host that is away, its programs are taken up when that is added.
+    pub(crate) fn adopt_programs_of(&self, sandbox: Sandbox) {
+        let Ok(guest) = self.guest(&sandbox) else { return };
+        let control = self.clone();
+        tokio::spawn(async move {
+            loop {
+                if let Ok(known) = programs(&guest).await {
+                    for program in &known {
+                        // Its reader is gone; one that comes back is another.
+                        drop(control.read_program(&sandbox, &guest, program));
+                    }
+                    return;
+                }
+                if control.is_gone(sandbox.id).await {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
     }
 
     async fn is_gone(&self, id: SandboxId) -> bool {

@@ -49,7 +49,7 @@ impl Control {
         caller.require(Permission::FleetRead)?;
         let pools: Vec<Pool> = self.parts.store.list(Filter::all()).await?;
         let mut found = BTreeMap::new();
-        for host in self.parts.drivers.iter() {
+        for host in self.parts.drivers.all() {
             let names = host.driver.snapshots().await;
             for name in names.map_err(|error| driver_error(&error))? {
                 found.entry((host.kind, name)).or_insert_with_key(|(kind, name)| {

@@ -107,7 +107,10 @@ impl Control {
             watch.lap("claim");
             let fits = sandbox.template == pool.template;
             // One that died while it was warm is not handed out.
-            let answers = fits && probe::healthy(self.driver_of(&sandbox)?, sandbox.id).await;
+            let answers = match self.driver_of(&sandbox) {
+                Ok(driver) => fits && probe::healthy(&driver, sandbox.id).await,
+                Err(_) => false,
+            };
             watch.lap("check");
             if answers {
                 return Ok(Some(sandbox));
@@ -117,7 +120,8 @@ impl Control {
             } else {
                 "it was of an old template"
             };
-            self.destroy(sandbox.id, reason).await?;
+            // A host that is away cannot remove it now; that must not keep the next one from being claimed.
+            self.destroyed(&sandbox, reason).await;
         }
         watch.lap("claim");
         Ok(None)

@@ -11,6 +11,7 @@ use ostler_domain::{Sandbox, SandboxId, SandboxStatus};
 use ostler_sandbox::{DriverEvent, DriverStatus, ExitInfo};
 use ostler_store::{Change, SandboxStamp, StoreExt};
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,7 @@ impl Control {
         let mut checks = futures::stream::iter(sandboxes.into_iter().filter(|s| s.paused.is_none()))
             .map(|sandbox| async move {
                 let found = match self.driver_on(sandbox.driver, &sandbox.host) {
-                    Ok(driver) => probe::check(driver, sandbox.id, limit)
+                    Ok(driver) => probe::check(&driver, sandbox.id, limit)
                         .await
                         .map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -170,6 +171,7 @@ impl Control {
             .parts
             .drivers
             .hosts(sandbox.driver)
+            .iter()
             .find(|h| h.name == sandbox.host)
         {
             self.note_host(host, Some(why)).await?;
@@ -203,28 +205,36 @@ impl Control {
         self.destroy(id, &reason).await
     }
 
-    /// Listens to the drivers until `stop`: a sandbox that ends unasked is noticed at once.
+    /// Listens to the drivers until `stop`, also to those that are added: a sandbox that ends unasked is noticed at once.
     pub async fn watch_drivers(&self, stop: CancellationToken) {
         let mut listeners = JoinSet::new();
-        for host in self.parts.drivers.iter() {
-            let (control, mut events) = (self.clone(), host.driver.events());
-            listeners.spawn(async move {
-                loop {
-                    match events.recv().await {
-                        Ok(event) => {
-                            if let Err(error) = control.sandbox_ended(event).await {
-                                tracing::warn!(%error, "the end of a sandbox could not be dealt with; the next health check does it");
-                            }
-                        }
-                        // Health checks catch up.
-                        Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of a driver were missed"),
-                        Err(RecvError::Closed) => return,
+        let mut changes = self.parts.drivers.changes();
+        loop {
+            // Hosts are added behind those that are there, and stay.
+            for host in changes.borrow_and_update().usable.iter().skip(listeners.len()) {
+                listeners.spawn(self.clone().listen(host.driver.events()));
+            }
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        listeners.shutdown().await;
+    }
+
+    async fn listen(self, mut events: Receiver<DriverEvent>) {
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    if let Err(error) = self.sandbox_ended(event).await {
+                        tracing::warn!(%error, "the end of a sandbox could not be dealt with; the next health check does it");
                     }
                 }
-            });
+                // Health checks catch up.
+                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of a driver were missed"),
+                Err(RecvError::Closed) => return,
+            }
         }
-        stop.cancelled().await;
-        listeners.shutdown().await;
     }
 
     /// Deals with the end of a sandbox that nobody asked for.

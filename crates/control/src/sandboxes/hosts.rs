@@ -2,23 +2,44 @@
 
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
+use ostler_contracts::HostView;
 use ostler_domain::{DriverKind, Host, Permission, SandboxId, SandboxStatus};
 use ostler_store::{Change, Op, StoreExt};
 
 impl Control {
-    /// The hosts of this server's drivers, with what is known of each and how many sandboxes it has.
-    pub async fn hosts(&self, caller: &Caller) -> Result<Vec<(Host, u32)>> {
+    /// The hosts of this server's drivers, also those that were away at its start and are not back, with what is known of
+    /// each and how many sandboxes it has.
+    pub async fn hosts(&self, caller: &Caller) -> Result<Vec<HostView>> {
         caller.require(Permission::FleetRead)?;
-        let counts = self.parts.store.sandbox_counts().await?;
+        let usable = self.parts.drivers.all();
+        let away = self.parts.drivers.away();
         let mut hosts = Vec::new();
-        for host in self.parts.drivers.iter() {
+        for host in &usable {
             let record = self.host_record(host.kind, &host.name).await?;
-            let there = counts.iter().filter(|c| {
-                c.driver == host.kind && c.host == host.name && c.server_id == self.parts.server_id
-            });
-            hosts.push((record, there.map(|c| c.count).sum()));
+            hosts.push(self.host_view(record).await?);
+        }
+        for (driver, name) in away.keys() {
+            // It may have been added meanwhile.
+            if !usable
+                .iter()
+                .any(|host| host.kind == *driver && host.name == *name)
+            {
+                let record = self.host_record(*driver, name).await?;
+                hosts.push(self.host_view(record).await?);
+            }
         }
         Ok(hosts)
+    }
+
+    async fn host_view(&self, host: Host) -> Result<HostView> {
+        let counts = self.parts.store.sandbox_counts().await?;
+        let there = counts.iter().filter(|c| {
+            c.driver == host.driver && c.host == host.name && c.server_id == self.parts.server_id
+        });
+        let there = there.map(|c| c.count).sum();
+        let mut away = self.parts.drivers.away();
+        let why = away.remove(&(host.driver, host.name.clone()));
+        Ok(HostView::new(host, there, why))
     }
 
     /// Starts nothing on a host any more and ends its warm sandboxes, until it is undone; what is held there goes on to its
@@ -29,9 +50,11 @@ impl Control {
         driver: DriverKind,
         name: &str,
         draining: bool,
-    ) -> Result<(Host, u32)> {
+    ) -> Result<HostView> {
         caller.require(Permission::FleetWrite)?;
-        if self.parts.drivers.get(driver, name).is_none() {
+        let away = self.parts.drivers.away();
+        let known = self.parts.drivers.get(driver, name).is_some();
+        if !known && !away.contains_key(&(driver, name.to_owned())) {
             return Err(ControlError::NotFound {
                 what: "host",
                 id: format!("{driver}/{name}"),
@@ -58,11 +81,7 @@ impl Control {
                 self.destroyed(&sandbox, "its host is being drained").await;
             }
         }
-        let counts = self.parts.store.sandbox_counts().await?;
-        let there = counts
-            .iter()
-            .filter(|c| c.driver == driver && c.host == name && c.server_id == self.parts.server_id);
-        Ok((host, there.map(|c| c.count).sum()))
+        self.host_view(host).await
     }
 
     /// Ends a sandbox as the operator: a warm one, or with `force` one that somebody holds.

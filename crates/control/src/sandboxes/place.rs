@@ -2,10 +2,12 @@
 
 use crate::hosts::DriverHost;
 use crate::{Control, ControlError, Result};
+use ostler_contracts::HostVerdict;
 use ostler_domain::{DriverKind, Host, SandboxStatus, SandboxTemplate};
 use ostler_sandbox::DriverError;
 use ostler_store::{Filter, StoreExt, as_owner};
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 /// The sandboxes of a pool that are not gone, counted over all servers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,8 +40,8 @@ impl Counts {
 }
 
 /// A host and what stands in the way of starting there.
-pub(crate) struct Verdict<'a> {
-    pub(crate) host: &'a DriverHost,
+pub(crate) struct Verdict {
+    pub(crate) host: DriverHost,
     /// Sandboxes of this server there.
     pub(crate) live: u32,
     pub(crate) obstacles: Vec<String>,
@@ -63,12 +65,12 @@ impl Control {
 
     /// Every host of the template's driver, with what stands in the way of starting there; those with the fewest sandboxes
     /// first.
-    pub(crate) async fn host_verdicts(&self, template: &SandboxTemplate) -> Result<Vec<Verdict<'_>>> {
+    pub(crate) async fn host_verdicts(&self, template: &SandboxTemplate) -> Result<Vec<Verdict>> {
         self.verdicts_of(template, true).await
     }
 
     /// The same, without a look at how many sandboxes they have unless `counted`.
-    async fn verdicts_of(&self, template: &SandboxTemplate, counted: bool) -> Result<Vec<Verdict<'_>>> {
+    async fn verdicts_of(&self, template: &SandboxTemplate, counted: bool) -> Result<Vec<Verdict>> {
         let kind = template.driver;
         let mine =
             Filter::<Host>::by("server_id", self.parts.server_id).and("driver", ostler_store::Op::Eq, kind);
@@ -79,10 +81,11 @@ impl Control {
             Vec::new()
         };
         let now = self.now();
-        let mut verdicts: Vec<Verdict<'_>> = self
+        let mut verdicts: Vec<Verdict> = self
             .parts
             .drivers
             .hosts(kind)
+            .into_iter()
             .map(|host| {
                 let mut obstacles = Vec::new();
                 if let Err(error) = host.driver.check(template) {
@@ -115,8 +118,8 @@ impl Control {
                     part.driver == kind && part.host == host.name && part.server_id == self.parts.server_id
                 });
                 Verdict {
-                    host,
                     live: there.map(|part| part.count).sum(),
+                    host,
                     obstacles,
                     failed: record.is_some_and(|record| record.failures > 0),
                 }
@@ -126,10 +129,22 @@ impl Control {
         Ok(verdicts)
     }
 
+    /// What is said of the hosts of a driver that were away when this server started, and are not back.
+    pub(super) fn away_verdicts(&self, kind: DriverKind) -> Vec<HostVerdict> {
+        let away = self.parts.drivers.away().into_iter();
+        away.filter(|((driver, _), _)| *driver == kind)
+            .map(|((_, host), why)| HostVerdict {
+                host,
+                sandboxes: 0,
+                reasons: vec![format!("it is away, and is used as soon as it is there: {why}")],
+            })
+            .collect()
+    }
+
     /// The hosts on which a sandbox can be started, the best first, and of each whether it failed last. At least one.
-    pub(super) async fn place(&self, template: &SandboxTemplate) -> Result<Vec<(&DriverHost, bool)>> {
+    pub(super) async fn place(&self, template: &SandboxTemplate) -> Result<Vec<(DriverHost, bool)>> {
         // Where there is no choice, nothing is counted.
-        let choice = self.parts.drivers.hosts(template.driver).count() > 1;
+        let choice = self.parts.drivers.hosts(template.driver).len() > 1;
         let verdicts = self.verdicts_of(template, choice).await?;
         if verdicts.is_empty() {
             return Err(ControlError::Unavailable(
@@ -144,7 +159,18 @@ impl Control {
                 .collect());
         }
         let unable = hindered.iter().all(|v| v.host.driver.check(template).is_err());
-        let reasons = listed(template.driver, &hindered);
+        let away = self.away_verdicts(template.driver);
+        let unable = unable && away.is_empty();
+        let mut reasons = listed(template.driver, &hindered);
+        for host in away {
+            let _ = write!(
+                reasons,
+                ". {} on {}: {}",
+                template.driver,
+                host.host,
+                host.reasons.join("; ")
+            );
+        }
         Err(if unable {
             ControlError::Unprocessable(reasons)
         } else {
@@ -154,7 +180,7 @@ impl Control {
 }
 
 /// What stands in the way on each host.
-fn listed(kind: DriverKind, verdicts: &[Verdict<'_>]) -> String {
+fn listed(kind: DriverKind, verdicts: &[Verdict]) -> String {
     let each: Vec<String> = verdicts
         .iter()
         .map(|v| format!("{kind} on {}: {}", v.host.name, v.obstacles.join("; ")))

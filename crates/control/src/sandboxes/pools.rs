@@ -131,6 +131,7 @@ impl Control {
                 sandboxes: verdict.live,
                 reasons: verdict.obstacles,
             })
+            .chain(self.away_verdicts(pool.template.driver))
             .collect();
         Ok(PoolExplanation {
             pool: pool.name,

@@ -73,14 +73,14 @@ impl Control {
                 sandbox.id = SandboxId::new();
             }
             sandbox.host.clone_from(&host.name);
-            self.write_down(&mut sandbox, host).await?;
-            let failed = match self.start_on(host, &mut sandbox, watch).await {
+            self.write_down(&mut sandbox, &host).await?;
+            let failed = match self.start_on(&host, &mut sandbox, watch).await {
                 Ok(()) => {
                     sandbox.transition(status)?;
                     self.commit(vec![Change::update(&sandbox)]).await?;
                     sandbox.version += 1;
                     if failed_before {
-                        self.note_host(host, None).await?;
+                        self.note_host(&host, None).await?;
                     }
                     return Ok(sandbox);
                 }
@@ -89,7 +89,7 @@ impl Control {
             // A host that is away cannot remove anything either; that must not keep the next one from being tried.
             self.destroyed(&sandbox, &failed.message).await;
             if failed.host {
-                self.note_host(host, Some(&failed.message)).await?;
+                self.note_host(&host, Some(&failed.message)).await?;
             }
             failures.push(if host.name == LOCAL {
                 failed.message

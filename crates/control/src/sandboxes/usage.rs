@@ -6,7 +6,6 @@ use futures::StreamExt;
 use ostler_domain::{Permission, SandboxId, SandboxStatus, UsageSample};
 use ostler_sandbox::Usage;
 use ostler_store::{Change, Filter, Record, SandboxBrief, StoreExt};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Samples in one answer.
@@ -82,7 +81,7 @@ impl Control {
         if complete || sandbox.paused.is_some() {
             return counted;
         }
-        let guest = Guest::new(Arc::clone(driver), sandbox.id);
+        let guest = Guest::new(driver, sandbox.id);
         let Ok(by_guest) = guest.usage().await else {
             return counted;
         };

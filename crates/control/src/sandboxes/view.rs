@@ -4,7 +4,6 @@ use crate::guest::Guest;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_domain::{Permission, Sandbox, SandboxId, SandboxStatus};
 use ostler_store::{Filter, SandboxBrief, StoreExt};
-use std::sync::Arc;
 
 impl Control {
     /// All sandboxes that are not gone.
@@ -26,8 +25,7 @@ impl Control {
 
     /// A connection to the guest of a sandbox of this server.
     pub(crate) fn guest(&self, sandbox: &Sandbox) -> Result<Guest> {
-        let driver = self.driver_of(sandbox)?;
-        Ok(Guest::new(Arc::clone(driver), sandbox.id))
+        Ok(Guest::new(self.driver_of(sandbox)?, sandbox.id))
     }
 
     /// The sandboxes of this server that are not gone.

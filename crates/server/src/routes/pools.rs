@@ -99,13 +99,7 @@ pub(super) async fn hosts(
     State(state): State<ServerState>,
     Fleet(caller): Fleet,
 ) -> ApiResult<Json<Vec<HostView>>> {
-    let hosts = state.control.hosts(&caller).await?;
-    Ok(Json(
-        hosts
-            .into_iter()
-            .map(|(host, sandboxes)| HostView::new(host, sandboxes))
-            .collect(),
-    ))
+    Ok(Json(state.control.hosts(&caller).await?))
 }
 
 /// Drains a host: nothing is started there any more and its warm sandboxes end; or undoes that, and ends a quarantine.
@@ -123,11 +117,11 @@ pub(super) async fn drain_host(
     InPath((driver, name)): InPath<(DriverKind, String)>,
     InBody(body): InBody<DrainHost>,
 ) -> ApiResult<Json<HostView>> {
-    let (host, sandboxes) = state
+    let host = state
         .control
         .drain_host(&caller, driver, &name, body.draining)
         .await?;
-    Ok(Json(HostView::new(host, sandboxes)))
+    Ok(Json(host))
 }
 
 /// Ends a sandbox as the operator; one that somebody holds only with `force`.

@@ -21,10 +21,11 @@ impl Hosts {
 pub(super) fn table(hosts: &[HostView], colour: Colour) -> String {
     let mut table = Table::new(["DRIVER", "HOST", "SANDBOXES", "STATE", "FAILURES", "LAST ERROR"], colour);
     for host in hosts {
-        let state = match (host.draining, host.quarantined_until) {
-            (true, _) => "draining".to_owned(),
-            (false, Some(until)) => format!("quarantine until {until}"),
-            (false, None) => "open".to_owned(),
+        let state = match (&host.away, host.draining, host.quarantined_until) {
+            (Some(_), ..) => "away".to_owned(),
+            (None, true, _) => "draining".to_owned(),
+            (None, false, Some(until)) => format!("quarantine until {until}"),
+            (None, false, None) => "open".to_owned(),
         };
         table.row([
             host.driver.to_string(),
@@ -32,7 +33,7 @@ pub(super) fn table(hosts: &[HostView], colour: Colour) -> String {
             host.sandboxes.to_string(),
             state,
             host.failures.to_string(),
-            host.last_error.clone().unwrap_or_default(),
+            host.away.clone().or(host.last_error.clone()).unwrap_or_default(),
         ]);
     }
     table.or_empty("no drivers; `ostler doctor` says why")

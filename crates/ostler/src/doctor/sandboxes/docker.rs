@@ -46,7 +46,7 @@ async fn engine(
                 )
             } else {
                 (
-                    "nothing is started on that host; the next start of the server tries again",
+                    "nothing is started on that host; the server tries it again by itself",
                     "if it is not wanted any more, take it out of `drivers.docker.hosts`",
                 )
             };
