@@ -2,7 +2,7 @@
 
 use crate::error::{CliError, Result};
 use crate::exit::Exit;
-use crate::table::Colour;
+use crate::table::{Colour, Table};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
@@ -25,7 +25,7 @@ impl Output {
     }
 
     /// Shows one answer: as JSON, or as `text` makes it.
-    pub(crate) fn show(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    pub(crate) fn show(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<Exit> {
         let text = if self.json {
             let mut text = serde_json::to_string_pretty(value)
                 .map_err(io::Error::from)
@@ -35,7 +35,25 @@ impl Output {
         } else {
             text()
         };
-        self.bytes(text.as_bytes())
+        self.bytes(text.as_bytes())?;
+        Ok(Exit::OK)
+    }
+
+    /// Shows a list: as JSON, or as a table with a row of each, or `empty`.
+    pub(crate) fn list<T: Serialize, const N: usize>(
+        self,
+        all: &[T],
+        columns: [&'static str; N],
+        empty: &str,
+        row: impl Fn(&T) -> [String; N],
+    ) -> Result<Exit> {
+        self.show(&all, || {
+            let mut table = Table::new(columns, self.colour);
+            for one in all {
+                table.row(row(one));
+            }
+            table.or_empty(empty)
+        })
     }
 
     /// Says that something without an answer of its own is done.
@@ -43,8 +61,7 @@ impl Output {
         let id = id.to_string();
         self.show(&serde_json::json!({ "id": id, "done": verb }), || {
             format!("{id} {verb}\n")
-        })?;
-        Ok(Exit::OK)
+        })
     }
 
     /// One JSON value on a line of its own, for streams.

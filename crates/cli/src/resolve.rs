@@ -10,6 +10,7 @@ use ostler_domain::{
     DepartmentId, ProjectId, RoleId, RunId, SandboxId, SubtaskId, TaskId, TenantId, TokenId, UserId,
 };
 use std::fmt::Display;
+use std::str::FromStr;
 
 /// Shortest end of an id that is taken for one.
 const MIN_END: usize = 4;
@@ -56,147 +57,132 @@ fn pick<T: Copy + Display>(
     }
 }
 
+/// The one that `text` names: itself an id, or one of `all` (ids with other names), which is asked for only then.
+async fn find<T: Copy + Display + FromStr>(
+    what: &'static str,
+    list: &'static str,
+    text: &str,
+    all: impl Future<Output = Result<Vec<(T, Vec<String>)>>>,
+) -> Result<T> {
+    match text.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => pick(what, list, text, &all.await?),
+    }
+}
+
 impl Session {
     /// A project by id, name, or the end of its id.
     pub(crate) async fn project_id(&self, text: &str) -> Result<ProjectId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let all = self.client.projects().await?;
-        let all: Vec<_> = all.into_iter().map(|p| (p.id, vec![p.name])).collect();
-        pick("project", "project list", text, &all)
+        find("project", "project list", text, async {
+            let all = self.client.projects().await?.into_iter();
+            Ok(all.map(|one| (one.id, vec![one.name])).collect())
+        })
+        .await
     }
 
     /// A task by id or the end of its id.
     pub(crate) async fn task_id(&self, text: &str) -> Result<TaskId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let mut all = Vec::new();
-        for project in self.client.projects().await? {
-            all.extend(
-                self.client
-                    .tasks(project.id)
-                    .await?
-                    .into_iter()
-                    .map(|t| (t.id, Vec::new())),
-            );
-        }
-        pick("task", "task list", text, &all)
+        find("task", "task list", text, async {
+            let mut all = Vec::new();
+            for project in self.client.projects().await? {
+                let tasks = self.client.tasks(project.id).await?;
+                all.extend(tasks.into_iter().map(|task| (task.id, Vec::new())));
+            }
+            Ok(all)
+        })
+        .await
     }
 
     /// A subtask by id, branch, issue, or the end of its id.
     pub(crate) async fn subtask_id(&self, text: &str) -> Result<SubtaskId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let mut all = Vec::new();
-        for project in self.client.projects().await? {
-            for task in self.client.tasks(project.id).await? {
-                let subtasks = self.client.subtasks(task.id).await?;
-                all.extend(subtasks.into_iter().map(|s| (s.id, vec![s.branch, s.issue_id])));
+        find("subtask", "subtask list -t TASK", text, async {
+            let mut all = Vec::new();
+            for project in self.client.projects().await? {
+                for task in self.client.tasks(project.id).await? {
+                    let subtasks = self.client.subtasks(task.id).await?;
+                    all.extend(subtasks.into_iter().map(|s| (s.id, vec![s.branch, s.issue_id])));
+                }
             }
-        }
-        pick("subtask", "subtask list -t TASK", text, &all)
+            Ok(all)
+        })
+        .await
     }
 
     /// A run by id or the end of its id.
     pub(crate) async fn run_id(&self, text: &str) -> Result<RunId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
         let query = RunQuery {
             limit: Some(MAX_RUNS),
             ..RunQuery::default()
         };
-        let all: Vec<_> = self
-            .client
-            .runs(query)
-            .await?
-            .iter()
-            .map(|r| (r.id, Vec::new()))
-            .collect();
-        pick("run", "run list", text, &all)
+        find("run", "run list", text, async {
+            let all = self.client.runs(query).await?.into_iter();
+            Ok(all.map(|one| (one.id, Vec::new())).collect())
+        })
+        .await
     }
 
     /// An agent by id or the end of its id.
     pub(crate) async fn agent_id(&self, text: &str) -> Result<SandboxId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let agents = self.client.agents().await?;
-        let all: Vec<_> = agents.iter().map(|s| (s.id, Vec::new())).collect();
-        pick("agent", "agent list", text, &all)
+        find("agent", "agent list", text, async {
+            let all = self.client.agents().await?.into_iter();
+            Ok(all.map(|one| (one.id, Vec::new())).collect())
+        })
+        .await
     }
 
     /// Any sandbox by id or the end of its id.
     pub(crate) async fn sandbox_id(&self, text: &str) -> Result<SandboxId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let all: Vec<_> = self
-            .client
-            .sandboxes()
-            .await?
-            .iter()
-            .map(|s| (s.id, Vec::new()))
-            .collect();
-        pick("sandbox", "sandbox list", text, &all)
+        find("sandbox", "sandbox list", text, async {
+            let all = self.client.sandboxes().await?.into_iter();
+            Ok(all.map(|one| (one.id, Vec::new())).collect())
+        })
+        .await
     }
 
     /// A tenant by id, name, or the end of its id.
     pub(crate) async fn tenant_id(&self, text: &str) -> Result<TenantId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let all = self.client.tenants().await?;
-        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
-        pick("tenant", "tenant list", text, &all)
+        find("tenant", "tenant list", text, async {
+            let all = self.client.tenants().await?.into_iter();
+            Ok(all.map(|one| (one.id, vec![one.name])).collect())
+        })
+        .await
     }
 
     /// A department by id, name, or the end of its id.
     pub(crate) async fn department_id(&self, text: &str) -> Result<DepartmentId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let all = self.client.departments().await?;
-        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
-        pick("department", "department list", text, &all)
+        find("department", "department list", text, async {
+            let all = self.client.departments().await?.into_iter();
+            Ok(all.map(|one| (one.id, vec![one.name])).collect())
+        })
+        .await
     }
 
     /// A user by id, name, or the end of its id.
     pub(crate) async fn user_id(&self, text: &str) -> Result<UserId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let all = self.client.users().await?;
-        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
-        pick("user", "user list", text, &all)
+        find("user", "user list", text, async {
+            let all = self.client.users().await?.into_iter();
+            Ok(all.map(|one| (one.id, vec![one.name])).collect())
+        })
+        .await
     }
 
     /// A role by id, name, or the end of its id.
     pub(crate) async fn role_id(&self, text: &str) -> Result<RoleId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let all = self.client.roles().await?;
-        let all: Vec<_> = all.into_iter().map(|one| (one.id, vec![one.name])).collect();
-        pick("role", "role list", text, &all)
+        find("role", "role list", text, async {
+            let all = self.client.roles().await?.into_iter();
+            Ok(all.map(|one| (one.id, vec![one.name])).collect())
+        })
+        .await
     }
 
     /// An API token by id, name, the beginning of its secret that lists show, or the end of its id.
     pub(crate) async fn token_id(&self, text: &str) -> Result<TokenId> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let live = self
-            .client
-            .tokens()
-            .await?
-            .into_iter()
-            .filter(|t| t.revoked_at.is_none());
-        let all: Vec<_> = live.map(|t| (t.id, vec![t.name, t.prefix])).collect();
-        pick("token", "token list", text, &all)
+        find("token", "token list", text, async {
+            let all = self.client.tokens().await?.into_iter();
+            let live = all.filter(|t| t.revoked_at.is_none());
+            Ok(live.map(|t| (t.id, vec![t.name, t.prefix])).collect())
+        })
+        .await
     }
 }
 

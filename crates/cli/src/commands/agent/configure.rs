@@ -4,7 +4,6 @@ use super::ConfigurationArguments;
 use crate::commands::{Outcome, sandbox};
 use crate::context::Session;
 use crate::error::CliError;
-use crate::exit::Exit;
 use ostler_contracts::ConfigureAgent;
 
 /// Which sandbox, and how it is to be.
@@ -30,9 +29,6 @@ impl Configure {
             return Err(CliError::Usage(what.to_owned()));
         }
         let agent = session.client.configure_agent(id, &change).await?;
-        session
-            .out
-            .show(&agent, || sandbox::fields(&agent, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&agent, || sandbox::fields(&agent, session.out.colour))
     }
 }

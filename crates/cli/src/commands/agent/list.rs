@@ -2,7 +2,6 @@
 
 use crate::commands::{Outcome, sandbox};
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// No arguments.
 #[derive(Debug, clap::Args)]
@@ -12,9 +11,6 @@ impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let agents = session.client.agents().await?;
         let empty = "no sandboxes of yours; `ostler agent provision` gets one";
-        session
-            .out
-            .show(&agents, || sandbox::table(&agents, session.out.colour, empty))?;
-        Ok(Exit::OK)
+        session.out.show(&agents, || sandbox::table(&agents, session.out.colour, empty))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::{Outcome, sandbox};
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which sandbox.
 #[derive(Debug, clap::Args)]
@@ -16,9 +15,6 @@ impl Show {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.agent_id(&self.agent).await?;
         let agent = session.client.agent(id).await?;
-        session
-            .out
-            .show(&agent, || sandbox::fields(&agent, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&agent, || sandbox::fields(&agent, session.out.colour))
     }
 }

@@ -2,8 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
-use crate::table::Table;
 use crate::when::ago;
 use ostler_client::AuditQuery;
 use ostler_domain::AuditId;
@@ -46,25 +44,20 @@ impl List {
             limit: Some(self.limit),
         };
         let entries = session.client.audit_log(&query).await?;
-        session.out.show(&entries, || {
-            let header = ["ID", "WHEN", "ACTOR", "ACTION", "OBJECT", "DETAILS"];
-            let mut table = Table::new(header, session.out.colour);
-            for entry in &entries {
-                let details = match &entry.details {
-                    serde_json::Value::Null => String::new(),
-                    details => details.to_string(),
-                };
-                table.row([
-                    entry.id.to_string(),
-                    ago(entry.at),
-                    entry.actor.clone(),
-                    entry.action.clone(),
-                    entry.object.clone(),
-                    details,
-                ]);
-            }
-            table.or_empty("no entries")
-        })?;
-        Ok(Exit::OK)
+        let columns = ["ID", "WHEN", "ACTOR", "ACTION", "OBJECT", "DETAILS"];
+        session.out.list(&entries, columns, "no entries", |entry| {
+            let details = match &entry.details {
+                serde_json::Value::Null => String::new(),
+                details => details.to_string(),
+            };
+            [
+                entry.id.to_string(),
+                ago(entry.at),
+                entry.actor.clone(),
+                entry.action.clone(),
+                entry.object.clone(),
+                details,
+            ]
+        })
     }
 }

@@ -2,8 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
-use crate::table::Table;
 use crate::when::ago;
 
 /// No arguments.
@@ -13,19 +11,16 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let all = session.client.credentials().await?;
-        session.out.show(&all, || {
-            let mut table = Table::new(["ID", "NAME", "KIND", "KEY", "UPDATED"], session.out.colour);
-            for one in &all {
-                table.row([
-                    one.id.to_string(),
-                    one.name.clone(),
-                    one.kind.to_string(),
-                    one.key_id.clone(),
-                    ago(one.updated_at),
-                ]);
-            }
-            table.or_empty("no credentials; store one with `ostler credential set NAME --kind KIND`")
-        })?;
-        Ok(Exit::OK)
+        let columns = ["ID", "NAME", "KIND", "KEY", "UPDATED"];
+        let none = "no credentials; store one with `ostler credential set NAME --kind KIND`";
+        session.out.list(&all, columns, none, |one| {
+            [
+                one.id.to_string(),
+                one.name.clone(),
+                one.kind.to_string(),
+                one.key_id.clone(),
+                ago(one.updated_at),
+            ]
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// No arguments.
 #[derive(Debug, clap::Args)]
@@ -13,7 +12,6 @@ impl RotateKey {
         let done = session.client.rotate_credential_key().await?;
         session.out.show(&done, || {
             format!("{} credentials are sealed with the key {}\n", done.credentials, done.key_id)
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

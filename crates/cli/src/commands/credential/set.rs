@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::input::stdin_text;
 use ostler_contracts::SetCredential;
 use ostler_domain::CredentialKind;
@@ -30,7 +29,6 @@ impl Set {
             value,
         };
         let stored = session.client.set_credential(&self.name, &new).await?;
-        session.out.show(&stored, || format!("{}\n", stored.id))?;
-        Ok(Exit::OK)
+        session.out.show(&stored, || format!("{}\n", stored.id))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// What to call it.
 #[derive(Debug, clap::Args)]
@@ -15,7 +14,6 @@ pub struct Create {
 impl Create {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let made = session.client.create_department(&self.name).await?;
-        session.out.show(&made, || format!("{}\n", made.id))?;
-        Ok(Exit::OK)
+        session.out.show(&made, || format!("{}\n", made.id))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// No arguments.
 #[derive(Debug, clap::Args)]
@@ -11,9 +10,6 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let images = session.client.images().await?;
-        session
-            .out
-            .show(&images, || super::table(&images, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&images, || super::table(&images, session.out.colour))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which image.
 #[derive(Debug, clap::Args)]
@@ -15,9 +14,6 @@ pub struct Show {
 impl Show {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let image = session.client.image(super::hash(&self.image)).await?;
-        session
-            .out
-            .show(&image, || super::fields(&image, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&image, || super::fields(&image, session.out.colour))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::table::{Fields, section};
 
 /// Which pool.
@@ -35,7 +34,6 @@ impl Explain {
                 })
                 .collect();
             [fields, section("Hosts", &hosts.join("\n"))].concat()
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

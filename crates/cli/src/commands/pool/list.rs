@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// No arguments.
 #[derive(Debug, clap::Args)]
@@ -11,7 +10,6 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let pools = session.client.pools().await?;
-        session.out.show(&pools, || super::table(&pools, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&pools, || super::table(&pools, session.out.colour))
     }
 }

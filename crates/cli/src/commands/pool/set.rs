@@ -3,7 +3,6 @@
 use crate::commands::Outcome;
 use crate::context::Session;
 use crate::error::CliError;
-use crate::exit::Exit;
 use crate::input::{mebibytes, pair};
 use ostler_contracts::{SetPool, SetWorker, SignIn};
 use ostler_domain::{DriverKind, Egress, Mount, NetworkPolicy, SandboxTemplate};
@@ -170,8 +169,7 @@ impl Set {
             refill_burst: self.refill_burst,
         };
         let pool = session.client.set_pool(&self.name, &change).await?;
-        session.out.show(&pool, || super::table(std::slice::from_ref(&pool), session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&pool, || super::table(std::slice::from_ref(&pool), session.out.colour))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::progress::with_progress;
 use ostler_contracts::CreateProject;
 use std::path::Path;
@@ -26,8 +25,7 @@ impl Add {
         };
         // Without the source, in which somebody may have written a password by mistake.
         let project = with_progress("cloning", session.client.add_project(&new)).await?;
-        session.out.show(&project, || super::fields(&project, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&project, || super::fields(&project, session.out.colour))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which project.
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,6 @@ impl Show {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.project_id(&self.project).await?;
         let project = session.client.project(id).await?;
-        session.out.show(&project, || super::fields(&project, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&project, || super::fields(&project, session.out.colour))
     }
 }

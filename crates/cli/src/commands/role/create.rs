@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use ostler_contracts::CreateRole;
 use ostler_domain::Permission;
 
@@ -24,7 +23,6 @@ impl Create {
             permissions: self.permission,
         };
         let made = session.client.create_role(&new).await?;
-        session.out.show(&made, || format!("{}\n", made.id))?;
-        Ok(Exit::OK)
+        session.out.show(&made, || format!("{}\n", made.id))
     }
 }

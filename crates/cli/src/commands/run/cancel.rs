@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which run.
 #[derive(Debug, clap::Args)]
@@ -23,7 +22,6 @@ impl Cancel {
                 _ => "had ended already",
             };
             format!("{id} {what}\n")
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

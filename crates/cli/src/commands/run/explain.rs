@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::table::{Fields, Table};
 use ostler_domain::RunStatus;
 
@@ -35,7 +34,6 @@ impl Explain {
                 text.push_str(&table.render());
             }
             text
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

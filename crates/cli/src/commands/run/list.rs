@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use ostler_client::RunQuery;
 use ostler_domain::{RunKind, RunStatus};
 
@@ -44,7 +43,6 @@ impl List {
             limit: Some(self.limit),
         };
         let runs = session.client.runs(query).await?;
-        session.out.show(&runs, || super::table(&runs, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&runs, || super::table(&runs, session.out.colour))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which run.
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,6 @@ impl Show {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.run_id(&self.run).await?;
         let run = session.client.run(id).await?;
-        session.out.show(&run, || super::fields(&run, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&run, || super::fields(&run, session.out.colour))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// No arguments.
 #[derive(Debug, clap::Args)]
@@ -11,7 +10,6 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let sandboxes = session.client.sandboxes().await?;
-        session.out.show(&sandboxes, || super::table(&sandboxes, session.out.colour, "no sandboxes"))?;
-        Ok(Exit::OK)
+        session.out.show(&sandboxes, || super::table(&sandboxes, session.out.colour, "no sandboxes"))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which sandbox.
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,6 @@ impl Show {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.sandbox_id(&self.sandbox).await?;
         let sandbox = session.client.sandbox(id).await?;
-        session.out.show(&sandbox, || super::fields(&sandbox, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&sandbox, || super::fields(&sandbox, session.out.colour))
     }
 }

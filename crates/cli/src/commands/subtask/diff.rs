@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::table::plain;
 use std::io::IsTerminal;
 
@@ -30,7 +29,6 @@ impl Diff {
             session.out.note("the diff is longer than what the server shows and has been cut");
         }
         let terminal = std::io::stdout().is_terminal();
-        session.out.show(&diff, || if terminal { plain(&diff.diff) } else { diff.diff.clone() })?;
-        Ok(Exit::OK)
+        session.out.show(&diff, || if terminal { plain(&diff.diff) } else { diff.diff.clone() })
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which subtasks.
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,6 @@ impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let task = session.task_id(&self.task).await?;
         let subtasks = session.client.subtasks(task).await?;
-        session.out.show(&subtasks, || super::table(&subtasks, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&subtasks, || super::table(&subtasks, session.out.colour))
     }
 }

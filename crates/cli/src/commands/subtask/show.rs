@@ -2,7 +2,6 @@
 
 use crate::commands::{Outcome, run};
 use crate::context::Session;
-use crate::exit::Exit;
 use ostler_contracts::{RunView, SubtaskView};
 
 /// Which subtask.
@@ -35,7 +34,6 @@ impl Show {
                 text.push_str(&run::table(&whole.runs, session.out.colour));
             }
             text
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

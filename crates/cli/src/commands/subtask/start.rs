@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which subtask.
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,6 @@ impl Start {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.subtask_id(&self.subtask).await?;
         let subtask = session.client.start_subtask(id).await?;
-        session.out.show(&subtask, || super::fields(&subtask, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&subtask, || super::fields(&subtask, session.out.colour))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::table::Table;
 use crate::when::ago;
 
@@ -39,7 +38,6 @@ impl List {
                 ]);
             }
             table.or_empty("no tasks; create one with `ostler task create`")
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 
 /// Which task.
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,6 @@ impl RetryPlanning {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.task_id(&self.task).await?;
         let task = session.client.retry_planning(id).await?;
-        session.out.show(&task, || super::fields(&task, session.out.colour))?;
-        Ok(Exit::OK)
+        session.out.show(&task, || super::fields(&task, session.out.colour))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::{Outcome, subtask};
 use crate::context::Session;
-use crate::exit::Exit;
 use ostler_contracts::{SubtaskView, TaskView};
 
 /// Which task.
@@ -35,7 +34,6 @@ impl Show {
                 text.push_str(&subtask::table(&whole.subtasks, session.out.colour));
             }
             text
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::table::Fields;
 use crate::when::ago;
 
@@ -24,7 +23,6 @@ impl Show {
                 .add("Name", &tenant.name)
                 .add("Created", ago(tenant.created_at))
                 .render()
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }

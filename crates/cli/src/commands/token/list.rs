@@ -2,8 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
-use crate::table::Table;
 use crate::when::{ago, ago_or_dash};
 
 /// No arguments.
@@ -13,25 +11,20 @@ pub struct List {}
 impl List {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let tokens = session.client.tokens().await?;
-        session.out.show(&tokens, || {
-            let header = ["ID", "NAME", "USER", "SECRET", "CREATED", "LAST USED", "EXPIRES", "REVOKED", "PERMISSIONS"];
-            let mut table = Table::new(header, session.out.colour);
-            for token in &tokens {
-                let permissions: Vec<String> = token.permissions.iter().map(ToString::to_string).collect();
-                table.row([
-                    token.id.to_string(),
-                    token.name.clone(),
-                    token.user_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
-                    format!("{}…", token.prefix),
-                    ago(token.created_at),
-                    ago_or_dash(token.last_used_at),
-                    token.expires_at.map_or_else(|| "never".to_owned(), ago),
-                    ago_or_dash(token.revoked_at),
-                    permissions.join(" "),
-                ]);
-            }
-            table.or_empty("no tokens")
-        })?;
-        Ok(Exit::OK)
+        let columns = ["ID", "NAME", "USER", "SECRET", "CREATED", "LAST USED", "EXPIRES", "REVOKED", "PERMISSIONS"];
+        session.out.list(&tokens, columns, "no tokens", |token| {
+            let permissions: Vec<String> = token.permissions.iter().map(ToString::to_string).collect();
+            [
+                token.id.to_string(),
+                token.name.clone(),
+                token.user_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+                format!("{}…", token.prefix),
+                ago(token.created_at),
+                ago_or_dash(token.last_used_at),
+                token.expires_at.map_or_else(|| "never".to_owned(), ago),
+                ago_or_dash(token.revoked_at),
+                permissions.join(" "),
+            ]
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use ostler_contracts::CreateUser;
 
 /// Who it is.
@@ -36,7 +35,6 @@ impl Create {
             new.roles.push(session.role_id(role).await?);
         }
         let made = session.client.create_user(&new).await?;
-        session.out.show(&made, || format!("{}\n", made.id))?;
-        Ok(Exit::OK)
+        session.out.show(&made, || format!("{}\n", made.id))
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::commands::Outcome;
 use crate::context::Session;
-use crate::exit::Exit;
 use crate::table::Fields;
 use crate::when::ago;
 
@@ -28,7 +27,6 @@ impl Show {
                 .opt("Disabled", user.disabled_at.map(ago))
                 .add("Created", ago(user.created_at))
                 .render()
-        })?;
-        Ok(Exit::OK)
+        })
     }
 }
