@@ -154,6 +154,10 @@ impl Control {
         check_tools(tool_allowlist.as_deref())?;
         retry_on_conflict!({
             let mut sandbox = self.live_agent(caller, id).await?;
+            if config.is_some() && !config_env(&sandbox.config)?.is_empty() {
+                // Programs may have kept what they were given by the one that is replaced.
+                self.note_secrets(id).await?;
+            }
             sandbox.config = config.clone().unwrap_or(sandbox.config);
             if let Some(tools) = tool_allowlist.clone() {
                 sandbox.tool_allowlist = restricted(Some(tools));

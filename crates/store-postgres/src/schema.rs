@@ -49,6 +49,12 @@ const MIGRATIONS: &[Migration] = &[
         up: include_str!("../migrations/0005_request_role.up.sql"),
         down: include_str!("../migrations/0005_request_role.down.sql"),
     },
+    Migration {
+        version: 6,
+        name: "which sandboxes were given secrets",
+        up: include_str!("../migrations/0006_given_secrets.up.sql"),
+        down: include_str!("../migrations/0006_given_secrets.down.sql"),
+    },
 ];
 
 impl Migration {

@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     "0003_kept_replies": "replies to commands in sandboxes",
     "0004_sandboxes": "hosts, refill, pauses and use of sandboxes",
     "0005_access": "users, roles, credentials and the audit log",
+    "0006_given_secrets": "which sandboxes were given secrets",
 };
 
 /// The newest number that this program knows.

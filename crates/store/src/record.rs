@@ -250,6 +250,19 @@ record!(SandboxBrief, "sandboxes", fixed, key(id), {
     plain id, plain tenant_id, plain driver, plain host, plain server_id, plain status, plain paused, plain failures,
 });
 
+/// Whether a sandbox was given what may be secret: a part of its row that no change of the rest touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSecrets {
+    /// Id.
+    pub id: d::SandboxId,
+    /// When it last was; `None` if it never was.
+    pub secrets_at: Option<d::Timestamp>,
+}
+
+record!(SandboxSecrets, "sandboxes", fixed, key(id), {
+    plain id, plain secrets_at,
+});
+
 /// A conversation of an agent that a later attempt can take up again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentSession {

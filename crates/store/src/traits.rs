@@ -55,6 +55,8 @@ pub enum SandboxStamp {
     Checked,
     /// Their holder used them: `used_at`.
     Used,
+    /// Their holder gave them what may be secret: `secrets_at`. Nothing takes that away again.
+    Secrets,
 }
 
 impl SandboxStamp {
@@ -63,6 +65,7 @@ impl SandboxStamp {
         match self {
             Self::Checked => "checked_at",
             Self::Used => "used_at",
+            Self::Secrets => "secrets_at",
         }
     }
 }

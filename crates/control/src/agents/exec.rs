@@ -140,6 +140,9 @@ impl Control {
         mut request: StartRequest,
     ) -> Result<(AgentProgram, Guest)> {
         let guest = self.guest(sandbox)?;
+        if !request.env.is_empty() {
+            self.note_secrets(sandbox.id).await?;
+        }
         let mut env = config_env(&sandbox.config)?;
         env.extend(self.way_out_env(sandbox, &guest).await.map_err(guest_error)?);
         for (name, value) in env {

@@ -2,9 +2,9 @@
 
 use crate::sandboxes::driver_error;
 use crate::{Caller, Control, ControlError, Result};
-use ostler_contracts::SnapshotView;
+use ostler_contracts::{SnapshotView, Time};
 use ostler_domain::{DriverKind, Permission, Pool, Sandbox, SandboxId};
-use ostler_store::{Filter, StoreExt};
+use ostler_store::{Filter, SandboxSecrets, SandboxStamp, StoreExt};
 use std::collections::BTreeMap;
 
 /// Longest name.
@@ -21,12 +21,7 @@ impl Control {
         }
         let sandbox = self.agent_in_use(caller, id).await?;
         caller.require(Permission::FleetWrite)?;
-        if let Some(secret) = secret_of(&sandbox) {
-            return Err(ControlError::Conflict(format!(
-                "a snapshot would keep {secret}, which others that start from it could read; take it of an agent \
-                 without"
-            )));
-        }
+        self.without_secrets(&sandbox).await?;
         let driver = self.driver_of(&sandbox)?;
         let known = driver.snapshots().await.map_err(|error| driver_error(&error))?;
         if known.iter().any(|known| known == name) {
@@ -38,10 +33,56 @@ impl Control {
         }
         let details = serde_json::json!({ "name": name });
         self.note_act(caller, "agent.snapshot", id, details).await?;
-        driver
-            .snapshot(id, name)
-            .await
-            .map_err(|error| driver_error(&error))
+        let (control, name) = (self.clone(), name.to_owned());
+        // A task of its own: a caller who goes away must not leave a snapshot that nobody has looked at.
+        let kept = tokio::spawn(async move {
+            let kept = driver.snapshot(id, &name).await;
+            kept.map_err(|error| driver_error(&error))?;
+            // What it was given meanwhile was noted before, and may be in the snapshot.
+            let judged = match control.parts.store.get::<Sandbox, _>(id).await {
+                Ok(Some(sandbox)) => control.without_secrets(&sandbox).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            if judged.is_err() {
+                let removed = driver.remove_snapshot(&name).await;
+                removed.map_err(|error| driver_error(&error))?;
+            }
+            judged
+        });
+        kept.await.unwrap_or_else(|_| {
+            Err(ControlError::Unavailable(
+                "the server stopped while it kept the state of the agent".into(),
+            ))
+        })
+    }
+
+    /// Refuses a sandbox that holds, or once was given, what others must not see.
+    async fn without_secrets(&self, sandbox: &Sandbox) -> Result<()> {
+        let given: Option<SandboxSecrets> = self.parts.store.get(sandbox.id).await?;
+        let at = given.and_then(|given| given.secrets_at);
+        let Some(secret) = secret_of(sandbox).map(str::to_owned).or_else(|| {
+            let at = Time::from(at?);
+            Some(format!(
+                "the environment that its programs were given, the last at {at}"
+            ))
+        }) else {
+            return Ok(());
+        };
+        Err(ControlError::Conflict(format!(
+            "a snapshot would keep {secret}, which others that start from it could read; take it of an agent that was \
+             never given any"
+        )))
+    }
+
+    /// Notes that a sandbox is given what may be secret, before that enters it. It holds for as long as the sandbox lives:
+    /// programs may have written it anywhere.
+    pub(super) async fn note_secrets(&self, id: SandboxId) -> Result<()> {
+        let stamped = self
+            .parts
+            .store
+            .stamp_sandboxes(vec![id], SandboxStamp::Secrets, self.now());
+        Ok(stamped.await?)
     }
 
     /// The snapshots that the drivers of this server keep, by driver and name.

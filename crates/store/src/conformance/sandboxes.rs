@@ -3,7 +3,8 @@
 use super::records::stored;
 use super::samples::*;
 use crate::{
-    Change, Filter, NewEvent, Record, SandboxBrief, SandboxStamp, Store, StoreError, StoreExt, Told,
+    Change, Filter, NewEvent, Record, SandboxBrief, SandboxSecrets, SandboxStamp, Store, StoreError,
+    StoreExt, Told,
 };
 use ostler_domain as d;
 use ostler_domain::{SandboxStatus, ServerId};
@@ -210,7 +211,11 @@ pub async fn sandboxes_are_stamped_counted_and_pruned(store: Arc<dyn Store>) {
     );
 
     let ids = vec![all[0].id, all[3].id];
-    for (what, when) in [(SandboxStamp::Checked, at(99)), (SandboxStamp::Used, at(98))] {
+    for (what, when) in [
+        (SandboxStamp::Checked, at(99)),
+        (SandboxStamp::Used, at(98)),
+        (SandboxStamp::Secrets, at(97)),
+    ] {
         store.stamp_sandboxes(ids.clone(), what, when).await.unwrap();
     }
     for (n, before) in all.iter().enumerate() {
@@ -219,6 +224,14 @@ pub async fn sandboxes_are_stamped_counted_and_pruned(store: Arc<dyn Store>) {
             (wanted.checked_at, wanted.used_at) = (Some(at(99)), Some(at(98)));
         }
         assert_eq!(stored(store, before).await, Some(wanted));
+    }
+    // That they were given secrets outlives every change of their record.
+    for n in [0, 1] {
+        let mut changed = stored(store, &all[n]).await.unwrap();
+        changed.config = serde_json::Value::Null;
+        store.commit(vec![Change::update(&changed)]).await.unwrap();
+        let given: Option<SandboxSecrets> = store.get(all[n].id).await.unwrap();
+        assert_eq!(given.unwrap().secrets_at, (n == 0).then_some(at(97)));
     }
 
     let samples: Vec<d::UsageSample> = (1..=4).map(|n| usage(at(n), Some(owner))).collect();

@@ -19,6 +19,12 @@ impl Snapshot {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let id = session.agent_id(&self.agent).await?;
         with_progress("keeping its state", session.client.snapshot_agent(id, &self.name)).await?;
-        session.out.done(&id, &format!("kept as {}", self.name))
+        session.out.done(
+            &id,
+            &format!(
+                "kept as {}, with all that was typed in it, copied to it and written there",
+                self.name
+            ),
+        )
     }
 }

@@ -1,0 +1,3 @@
+ALTER TABLE sandboxes ADD COLUMN secrets_at INTEGER;
+-- What those that are held were given until now was not noted.
+UPDATE sandboxes SET secrets_at = claimed_at WHERE status <> 'destroyed';
