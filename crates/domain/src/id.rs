@@ -116,6 +116,8 @@ typed_ids! {
     TaskId = "tsk";
     /// A subtask: a piece of a task that one agent does on one branch.
     SubtaskId = "sub";
+    /// A plan of tests.
+    PlanId = "pln";
     /// A merge request kept by Ostler.
     MergeRequestId = "mrq";
     /// A run: one unit of execution, whatever its kind.

@@ -16,6 +16,7 @@ mod run;
 mod sandbox;
 mod slug;
 mod state;
+mod test;
 mod time;
 mod work;
 
@@ -32,5 +33,6 @@ pub use run::*;
 pub use sandbox::*;
 pub use slug::{branch_name, slug};
 pub use state::{IllegalTransition, UnknownText};
+pub use test::*;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use work::*;

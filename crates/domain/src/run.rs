@@ -1,7 +1,10 @@
 //! Runs: the one unit of execution.
 
 use crate::state::text_enum;
-use crate::{ProjectId, Requirements, RunId, SandboxId, ServerId, SubtaskId, TaskId, TenantId, Timestamp};
+use crate::{
+    PlanId, ProjectId, Requirements, RunId, SandboxId, ServerId, SubtaskId, TaskId, TenantId, TestResult, TestSpec,
+    Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,6 +42,8 @@ text_enum! {
         Cancelled = "cancelled",
         /// Its sandbox or server went away too often, and nothing is known of its end.
         Lost = "lost",
+        /// It was never started, since something that it needs did not succeed.
+        Skipped = "skipped",
     }
 }
 
@@ -50,9 +55,9 @@ impl RunStatus {
 
     /// The states that this one may go to. The only place where that is said.
     pub const fn successors(self) -> &'static [Self] {
-        use RunStatus::{Cancelled, Failed, Lost, Queued, Running, Succeeded, TimedOut};
+        use RunStatus::{Cancelled, Failed, Lost, Queued, Running, Skipped, Succeeded, TimedOut};
         match self {
-            Queued => &[Running, Cancelled],
+            Queued => &[Running, Cancelled, Skipped],
             Running => &[Queued, Succeeded, Failed, TimedOut, Cancelled, Lost],
             _ => &[],
         }
@@ -103,6 +108,9 @@ pub struct RunSpec {
     /// Time from the start of the program to its forced end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// What makes it a test, for test runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Box<TestSpec>>,
 }
 
 /// The files that a run works on.
@@ -135,6 +143,8 @@ pub struct NewRun {
     pub task_id: Option<TaskId>,
     /// The subtask it belongs to, if any.
     pub subtask_id: Option<SubtaskId>,
+    /// The plan it is a test of, if any.
+    pub plan_id: Option<PlanId>,
     /// Number of the attempt at that subject, from 1.
     pub ordinal: u32,
     /// What it needs.
@@ -145,6 +155,9 @@ pub struct NewRun {
     pub max_attempts: u32,
     /// Not to be started before this.
     pub not_before: Option<Timestamp>,
+    /// Whether it waits until it is released, because of others that must end first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// What is executed.
     pub spec: RunSpec,
     /// When it was submitted.
@@ -187,6 +200,9 @@ pub struct RunOutcome {
     pub head: Option<String>,
     /// Largest sequence number in the log.
     pub log_seq: u64,
+    /// What became known of it as a test.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<Box<TestResult>>,
 }
 
 /// A run as it is kept.
