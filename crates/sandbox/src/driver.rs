@@ -237,7 +237,12 @@ pub fn refusals(kind: DriverKind, can: &Capabilities, template: &SandboxTemplate
         "a user for its programs".into(),
     );
     for device in template.devices.difference(&can.devices) {
-        refuse(true, format!("the device {device}"));
+        let offered: Vec<&str> = can.devices.iter().map(String::as_str).collect();
+        let offered = match offered[..] {
+            [] => "it offers none".to_owned(),
+            _ => format!("it offers {}", offered.join(", ")),
+        };
+        refuse(true, format!("the device {device}: {offered}"));
     }
     refuse(
         template.network != NetworkPolicy::Filtered && !template.egress.is_empty(),
