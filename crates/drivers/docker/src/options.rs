@@ -15,8 +15,8 @@ pub struct DockerOptions {
     pub guest: PathBuf,
     /// Name of the engine's host among those that this server places sandboxes on.
     pub host: String,
-    /// The engine, as in `DOCKER_HOST`: `unix://PATH`, or `tcp://HOST[:PORT]` and `https://HOST[:PORT]` with
-    /// [`tls`](Self::tls).
+    /// The engine, as in `DOCKER_HOST`: `unix://PATH`, `ssh://[USER@]HOST[:PORT]`, or `tcp://HOST[:PORT]` and
+    /// `https://HOST[:PORT]` with [`tls`](Self::tls).
     pub engine: String,
     /// Certificates for an engine at `tcp://` or `https://`.
     pub tls: Option<TlsFiles>,
