@@ -98,15 +98,6 @@ impl DockerOptions {
         };
         plain.then(|| format!("/dev/{path}"))
     }
-
-    /// Whether the instance name can be part of a container's name and of a file name everywhere.
-    pub(crate) fn instance_is_valid(&self) -> bool {
-        (1..=40).contains(&self.instance.len())
-            && self
-                .instance
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    }
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub(crate) fn environment(id: SandboxId, template: &SandboxTemplate, home: &str)
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect();
     env.extend(template.env.clone());
-    env.insert(crate::plain::MARKER.to_owned(), id.to_string());
+    env.insert(ostler_sandbox::detached::MARKER.to_owned(), id.to_string());
     env
 }
 
@@ -405,10 +405,12 @@ mod tests {
     fn the_template_cannot_take_the_marker() {
         let id = SandboxId::new();
         let mut template = SandboxTemplate::new(DriverKind::Process);
-        template.env.insert(crate::plain::MARKER.into(), "other".into());
+        template
+            .env
+            .insert(ostler_sandbox::detached::MARKER.into(), "other".into());
         template.env.insert("HOME".into(), "/elsewhere".into());
         let env = environment(id, &template, HOME);
-        assert_eq!(env[crate::plain::MARKER], id.to_string());
+        assert_eq!(env[ostler_sandbox::detached::MARKER], id.to_string());
         assert_eq!(env["HOME"], "/elsewhere");
     }
 }
