@@ -188,7 +188,7 @@ async fn client_of(
 ) -> Result<Vec<(f64, String)>> {
     let mut claimed = Vec::with_capacity(each);
     // The same pauses in every round, between nothing and twice the average, and other ones for every client.
-    let mut dice = number as u32 + 1;
+    let mut dice = (number as u32 + 1).wrapping_mul(0x9E37_79B9);
     for _ in 0..each {
         if !pause.is_zero() {
             dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

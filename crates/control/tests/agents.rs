@@ -5,21 +5,17 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use ostler_agents::{KindSettings, Kinds, Prompts};
-use ostler_control::{
-    Caller, Control, Executor, ExecutorSettings, LogStore, NewTask, Parts, PoolChange, SandboxSettings,
-    WorkSettings,
-};
+mod world;
+
+use ostler_agents::{KindSettings, Kinds};
+use ostler_control::{Control, NewTask, WorkSettings};
 use ostler_domain::{
-    Clock, DriverKind, Project, Run, RunKind, RunStatus, SandboxTemplate, ServerId, SubtaskStatus,
-    SystemClock, Task, TaskStatus,
+    Clock, DriverKind, Project, Run, RunId, RunKind, RunStatus, ServerId, SubtaskStatus, SystemClock, Task,
+    TaskStatus,
 };
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
-use ostler_forge::git::Git;
-use ostler_forge::{ForgeOptions, Repositories};
 use ostler_sandbox::Driver;
-use ostler_store::{RunFilter, Store};
-use ostler_store_sqlite::{SqliteOptions, SqliteStore};
+use ostler_store::RunFilter;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -27,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use world::me;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -72,10 +69,6 @@ fn git(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn me() -> Caller {
-    Caller::administrator()
-}
-
 impl World {
     /// `work` is what a worker does, with `$title` of its issue.
     fn new(work: &str) -> Self {
@@ -107,8 +100,6 @@ impl World {
 
     async fn start(&self) -> Server {
         let root = self.dir.path();
-        let store = SqliteStore::open(root.join("db"), SqliteOptions::default()).unwrap();
-        store.migrate_up(None).await.unwrap();
         let guest = ostler_guest_binary::install(&root.join("guest")).unwrap();
         // Others must not take these for leftovers of their own.
         let instance = self.server_id.to_string().replace('_', "-");
@@ -116,52 +107,18 @@ impl World {
         options.mode = Mode::Auto;
         options.without_limits = true;
         let driver: Arc<dyn Driver> = Arc::new(ProcessDriver::open(options).await.unwrap());
-        let work = WorkSettings {
-            agent_kind: "command".into(),
-            backoff_first_seconds: 0.01,
-            backoff_max_seconds: 0.01,
-            agent_timeout_seconds: self.timeout,
-            worker_attempts: 3,
-            ..WorkSettings::default()
-        };
-        let control = Control::new(Parts {
-            store: Arc::new(store),
-            clock: Arc::new(SystemClock),
-            repositories: Repositories::open(&root.join("repositories"), Git::new(), ForgeOptions::default())
-                .unwrap(),
-            kinds: self.kinds.clone(),
-            prompts: Prompts::embedded().unwrap(),
-            work,
-            drivers: BTreeMap::from([(DriverKind::Process, Arc::clone(&driver))]).into(),
-            sandboxes: SandboxSettings::default(),
-            logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
-            server_id: self.server_id,
-        });
-        control.ensure_default_tenant().await.unwrap();
-        let template = SandboxTemplate::new(DriverKind::Process);
-        control
-            .set_pool(
-                &me(),
-                "default",
-                PoolChange {
-                    template: Some(template),
-                    target: Some(1),
-                    max: Some(4),
-                    ..PoolChange::default()
-                },
-            )
-            .await
-            .unwrap();
-        let settings = ExecutorSettings {
-            slots: 2,
-            kill_grace_seconds: 1,
-            shutdown_seconds: 0,
-            ..ExecutorSettings::default()
-        };
-        let executor = Executor::new(control.clone(), settings);
-        executor.recover().await.unwrap();
-        let stop = CancellationToken::new();
-        let executing = tokio::spawn(executor.run(stop.clone()));
+        let control = world::server(root, self.server_id, |parts| {
+            parts.kinds = self.kinds.clone();
+            parts.drivers = BTreeMap::from([(DriverKind::Process, Arc::clone(&driver))]).into();
+            parts.work = WorkSettings {
+                agent_kind: "command".into(),
+                agent_timeout_seconds: self.timeout,
+                worker_attempts: 3,
+                ..parts.work.clone()
+            };
+        })
+        .await;
+        let (stop, executing) = world::execute(&control, ("default", DriverKind::Process, 1), 2).await;
         let (settling, stopped) = (control.clone(), stop.clone());
         let settling = tokio::spawn(async move {
             while !stopped.is_cancelled() {
@@ -369,6 +326,16 @@ fn a_run_is_adopted_by_the_next_server_and_its_commands_count_once() {
     runtime.block_on(taken_up(&world, &project, &task, &run));
 }
 
+/// What a run has logged so far, of all its streams.
+async fn log_text(control: &Control, id: RunId) -> String {
+    let Some(mut log) = control.run_log(&me(), id).await.unwrap() else {
+        return String::new();
+    };
+    let records = log.next_batch().unwrap().into_iter();
+    let bytes: Vec<u8> = records.flat_map(|record| record.bytes).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// To the middle of the first worker's run.
 async fn begun(world: &World) -> (Project, Task, Run) {
     let server = world.start().await;
@@ -380,14 +347,8 @@ async fn begun(world: &World) -> (Project, Task, Run) {
                 ..RunFilter::default()
             };
             let run = control.runs(&me(), filter).await.unwrap().pop()?;
-            let mut log = control.run_log(&me(), run.submitted.id).await.unwrap()?;
-            let text: Vec<u8> = log
-                .next_batch()
-                .unwrap()
-                .into_iter()
-                .flat_map(|r| r.bytes)
-                .collect();
-            String::from_utf8_lossy(&text).contains("step 2").then_some(run)
+            let text = log_text(control, run.submitted.id).await;
+            text.contains("step 2").then_some(run)
         })
         .await;
     (project, task, run)
@@ -398,19 +359,7 @@ async fn taken_up(world: &World, project: &Project, task: &Task, run: &Run) {
     server.done(task).await;
     let now = server.control.run(&me(), run.submitted.id).await.unwrap();
     assert_eq!((now.status, now.attempt), (RunStatus::Succeeded, 1), "{now:?}");
-    let mut log = server
-        .control
-        .run_log(&me(), run.submitted.id)
-        .await
-        .unwrap()
-        .unwrap();
-    let text: Vec<u8> = log
-        .next_batch()
-        .unwrap()
-        .into_iter()
-        .flat_map(|r| r.bytes)
-        .collect();
-    let text = String::from_utf8_lossy(&text).into_owned();
+    let text = log_text(&server.control, run.submitted.id).await;
     for step in 1..=8 {
         assert_eq!(text.matches(&format!("step {step}\n")).count(), 1, "{text}");
     }

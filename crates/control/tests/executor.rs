@@ -2,26 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use ostler_agents::{KindSettings, Kinds, Prompts};
-use ostler_control::{
-    Caller, Control, Executor, ExecutorSettings, LogStore, LogStream, NewCommand, Parts, PoolChange,
-    SandboxSettings, WorkSettings,
-};
-use ostler_domain::{
-    CommandSpec, DriverKind, Requirements, Run, RunId, RunStatus, SandboxStatus, SandboxTemplate, ServerId,
-    SystemClock,
-};
+mod world;
+
+use ostler_control::{Control, LogStream, NewCommand, PoolChange};
+use ostler_domain::{CommandSpec, DriverKind, Requirements, Run, RunId, RunStatus, SandboxStatus, ServerId};
 use ostler_driver_sim::{Often, Program, SimControl, SimDriver};
-use ostler_forge::git::Git;
-use ostler_forge::{ForgeOptions, Repositories};
 use ostler_sandbox::Driver;
-use ostler_store::Store;
-use ostler_store_sqlite::{SqliteOptions, SqliteStore};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use world::me;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -50,52 +42,11 @@ impl World {
     }
 
     async fn start(&self) -> Server {
-        let root = self.dir.path();
-        let store = SqliteStore::open(root.join("db"), SqliteOptions::default()).unwrap();
-        store.migrate_up(None).await.unwrap();
-        let work = WorkSettings {
-            backoff_first_seconds: 0.01,
-            backoff_max_seconds: 0.01,
-            ..WorkSettings::default()
-        };
-        let control = Control::new(Parts {
-            store: Arc::new(store),
-            clock: Arc::new(SystemClock),
-            repositories: Repositories::open(&root.join("repositories"), Git::new(), ForgeOptions::default())
-                .unwrap(),
-            kinds: Kinds::new(KindSettings::default()),
-            prompts: Prompts::embedded().unwrap(),
-            work,
-            drivers: BTreeMap::from([(DriverKind::Sim, Arc::clone(&self.driver))]).into(),
-            sandboxes: SandboxSettings::default(),
-            logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
-            server_id: self.server_id,
-        });
-        control.ensure_default_tenant().await.unwrap();
-        let template = SandboxTemplate::new(DriverKind::Sim);
-        control
-            .set_pool(
-                &me(),
-                "small",
-                PoolChange {
-                    template: Some(template),
-                    target: Some(0),
-                    max: Some(4),
-                    ..PoolChange::default()
-                },
-            )
-            .await
-            .unwrap();
-        let settings = ExecutorSettings {
-            slots: 4,
-            kill_grace_seconds: 1,
-            shutdown_seconds: 0,
-            ..ExecutorSettings::default()
-        };
-        let executor = Executor::new(control.clone(), settings);
-        executor.recover().await.unwrap();
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(executor.run(stop.clone()));
+        let control = world::server(self.dir.path(), self.server_id, |parts| {
+            parts.drivers = BTreeMap::from([(DriverKind::Sim, Arc::clone(&self.driver))]).into();
+        })
+        .await;
+        let (stop, task) = world::execute(&control, ("small", DriverKind::Sim, 0), 4).await;
         Server { control, stop, task }
     }
 }
@@ -152,10 +103,6 @@ impl Server {
         let _ = self.task.await;
         self.control.store().close().await;
     }
-}
-
-fn me() -> Caller {
-    Caller::administrator()
 }
 
 #[tokio::test]

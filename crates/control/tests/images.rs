@@ -3,25 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod world;
+
 use async_trait::async_trait;
-use ostler_agents::{KindSettings, Kinds, Prompts};
 use ostler_contracts::{BuildImage, ErrorCode, ImageView};
-use ostler_control::{
-    Caller, Control, ImageSettings, Images, LogStore, Parts, PoolChange, SandboxSettings, WorkSettings,
-};
+use ostler_control::{Caller, Control, ImageSettings, Images, PoolChange};
 use ostler_domain::{
-    DriverKind, ImageAgent, ImageCapability, Permission, SandboxTemplate, ServerId, SystemClock, Timestamp,
+    DriverKind, ImageAgent, ImageCapability, Permission, SandboxTemplate, ServerId, Timestamp,
 };
-use ostler_forge::git::Git;
-use ostler_forge::{ForgeOptions, Repositories};
 use ostler_sandbox::images::{BuildLog, Image, ImageBuilder, ImageError, ImageRecipe};
-use ostler_store::Store;
-use ostler_store_sqlite::{SqliteOptions, SqliteStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use world::me;
 
 /// An engine whose builds go on only when a permit is given, and fail for Rust.
 struct Engine {
@@ -98,10 +94,6 @@ struct World {
     server_id: ServerId,
 }
 
-fn me() -> Caller {
-    Caller::administrator()
-}
-
 fn wanted(agent: Option<ImageAgent>, capabilities: &[ImageCapability]) -> BuildImage {
     BuildImage {
         agent,
@@ -125,22 +117,7 @@ impl World {
 
     async fn start(&self) -> Control {
         let root = self.dir.path();
-        let store = SqliteStore::open(root.join("db"), SqliteOptions::default()).unwrap();
-        store.migrate_up(None).await.unwrap();
-        let control = Control::new(Parts {
-            store: Arc::new(store),
-            clock: Arc::new(SystemClock),
-            repositories: Repositories::open(&root.join("repositories"), Git::new(), ForgeOptions::default())
-                .unwrap(),
-            kinds: Kinds::new(KindSettings::default()),
-            prompts: Prompts::embedded().unwrap(),
-            work: WorkSettings::default(),
-            drivers: BTreeMap::new().into(),
-            sandboxes: SandboxSettings::default(),
-            logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
-            server_id: self.server_id,
-        });
-        control.ensure_default_tenant().await.unwrap();
+        let control = world::server(root, self.server_id, |_| {}).await;
         let engine = Arc::clone(&self.engine) as Arc<dyn ImageBuilder>;
         let images = Images::open(engine, root.join("images"), ImageSettings::default()).unwrap();
         control.set_images(images);

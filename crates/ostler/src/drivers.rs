@@ -83,6 +83,7 @@ impl Place {
             },
             max_processes: settings.max_processes,
             without_limits: !settings.limits,
+            devices: settings.devices.clone(),
             ..ProcessOptions::new(&self.instance, self.sandboxes.join("process"), &self.guest)
         }
     }

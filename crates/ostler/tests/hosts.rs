@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use ostler_test_kit::{DockerEngine, LeakGuard, TestServer, require};
+use ostler_test_kit::{DockerEngine, LeakGuard, SshMachine, TestServer, require};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -227,6 +227,77 @@ async fn an_engine_that_was_away_at_the_start_is_used_when_it_is_there() {
     assert!(server.stop().await.success());
     assert_eq!(containers(&away, &["--all"]), [""; 0]);
     guard.check();
+}
+
+#[tokio::test]
+async fn an_engine_on_a_machine_behind_ssh_is_used_as_any_other() {
+    require!(BaseImage, Ssh);
+    let (near, away) = (DockerEngine::start(), DockerEngine::private());
+    let machine = SshMachine::start(&away);
+    let dir = tempfile::tempdir().unwrap();
+    let mut guard = LeakGuard::new(dir.path()).with_engine(&near);
+    assert_eq!(near.base_image(), away.base_image());
+    // A machine that was never met is not believed.
+    let known = std::fs::read_to_string(machine.known_hosts()).unwrap();
+    std::fs::write(machine.known_hosts(), "").unwrap();
+    let mut server = two_engines(dir.path(), &near, "ssh://machine")
+        .env("PATH", machine.path())
+        .env("OSTLER_SANDBOXES__QUARANTINE_FAILURES", "9")
+        .start()
+        .await;
+    boxes(&server, &near).await;
+    let host = far(&server).await;
+    let why = host["away"].as_str().unwrap();
+    assert!(
+        why.contains("Host key verification failed") && why.contains("docker -H ssh://machine version"),
+        "{why}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(machine.known_hosts()).unwrap(),
+        "",
+        "it stays unknown"
+    );
+    std::fs::write(machine.known_hosts(), known).unwrap();
+    let there = |all: &Value| all.as_array().unwrap().iter().all(|host| host["away"].is_null());
+    server.until("/hosts", LIMIT, there).await;
+
+    let mut agents = vec![provision(&server).await, provision(&server).await];
+    assert_eq!(hosts(&server).await, ["far", "local"]);
+    agents.retain(|agent| agent["host"] == "far");
+    let path = format!("/agents/{}", id(&agents[0]));
+    let count = json!({ "command": ["sh", "-c", "seq 1 20000 | tee /tmp/all | wc -l"] });
+    let said = server.post(&format!("{path}/exec"), count).await.to_string();
+    assert!(said.contains("20000"), "{said}");
+    let program = format!("{path}/exec");
+    let many = (0..12).map(|_| server.post(&program, json!({ "command": ["wc", "-l", "/tmp/all"] })));
+    for said in futures::future::join_all(many).await {
+        assert!(said.to_string().contains("20000"), "{said}");
+    }
+
+    // Nothing of it outlives the server, whichever way that ends, but the sandbox.
+    assert!(!machine.clients().is_empty());
+    server.kill_9();
+    no_clients(&machine).await;
+    server.start_again().await;
+    let read = json!({ "command": ["wc", "-l", "/tmp/all"] });
+    let said = server.post(&format!("{path}/exec"), read).await.to_string();
+    assert!(said.contains("20000"), "{said}");
+    assert!(server.stop().await.success());
+    no_clients(&machine).await;
+    assert_eq!(containers(&away, &["--all"]), [""; 0]);
+    guard.check();
+}
+
+async fn no_clients(machine: &SshMachine) {
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while !machine.clients().is_empty() {
+        assert!(
+            std::time::Instant::now() < end,
+            "still there: {:?}",
+            machine.clients()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

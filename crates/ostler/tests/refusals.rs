@@ -451,3 +451,49 @@ fn an_engine_whose_certificate_is_not_believed_is_not_used() {
     says(&said, &["certificate"]);
     eprintln!("{said}");
 }
+
+/// Where nothing was given, only the driver says no: it makes no snapshots.
+#[tokio::test]
+async fn what_was_once_given_environment_is_never_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = with("sim", dir.path()).start().await;
+    let kept = async |agent: &str| {
+        let body = json!({ "name": "ready" });
+        refused(&server, Method::POST, &format!("{agent}/snapshot"), body).await
+    };
+    let provision = async |config: Value| {
+        let agent = server.post("/agents", json!({ "config": config })).await;
+        format!("/agents/{}", agent["id"].as_str().unwrap())
+    };
+    let exec = async |agent: &str, env: Value| {
+        let body = json!({ "command": ["true"], "env": env });
+        server.post(&format!("{agent}/exec"), body).await;
+    };
+    let configure = async |agent: &str, config: Value| {
+        server
+            .post(&format!("{agent}/configure"), json!({ "config": config }))
+            .await;
+    };
+    // By a program, whatever is started after it.
+    let agent = provision(Value::Null).await;
+    exec(&agent, json!({})).await;
+    configure(&agent, json!({ "idle_pause_seconds": 0 })).await;
+    assert_eq!(kept(&agent).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    exec(&agent, json!({ "TOKEN": "planted-value" })).await;
+    exec(&agent, json!({})).await;
+    let (status, message) = kept(&agent).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{message}");
+    says(&message, &["its programs were given, the last at 20"]);
+    assert!(!message.contains("planted"), "{message}");
+    // By its configuration, also after that was taken away.
+    let agent = provision(json!({ "env": { "TOKEN": "planted-value" } })).await;
+    let (status, message) = kept(&agent).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{message}");
+    says(&message, &["the environment of its configuration"]);
+    configure(&agent, json!({})).await;
+    configure(&agent, json!({ "env": {} })).await;
+    let (status, message) = kept(&agent).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{message}");
+    says(&message, &["its programs were given"]);
+    assert!(server.stop().await.success());
+}

@@ -62,10 +62,10 @@ async fn a_worker_gets_of_the_host_what_the_settings_allow() {
     assert_eq!(
         (
             &env["OSTLER_WORKER_TYPE"],
-            &env["OSTLER_WORKER_ID"],
+            &env["OSTLER_AGENT_KIND"],
             &env["OSTLER_AUTH"]
         ),
-        (&json!("planner"), &json!("plain"), &json!("api_key"))
+        (&json!("planner"), &json!("claude"), &json!("api_key"))
     );
     assert!(closed.stop().await.success());
 
@@ -139,6 +139,26 @@ async fn the_command_line_sets_pools_of_workers() {
     let env = &pools[0]["template"]["env"];
     assert_eq!(env["OSTLER_GATEWAY"], "http://127.0.0.1:9", "{pools}");
     assert_eq!(env["OSTLER_SERVER"], server.url(), "{pools}");
+    // All of a pool are alike but for their ids; what the holder says goes first.
+    assert!(env["OSTLER_WORKER_ID"].is_null(), "{pools}");
+    let mut ids = std::collections::BTreeSet::new();
+    for config in [
+        json!({}),
+        json!({}),
+        json!({ "env": { "OSTLER_WORKER_ID": "mine" } }),
+    ] {
+        let own = !config["env"].is_null();
+        let agent = server.post("/agents", json!({ "config": config })).await;
+        let id = agent["id"].as_str().unwrap().to_owned();
+        let said = server
+            .post(&format!("/agents/{id}/exec"), json!({ "command": ["env"] }))
+            .await;
+        let wanted = if own { "mine" } else { &id };
+        let line = format!("OSTLER_WORKER_ID={wanted}");
+        assert!(said.to_string().contains(&line), "{said}");
+        ids.insert(id);
+    }
+    assert_eq!(ids.len(), 3);
     // What is named without a way to sign in means nothing.
     let (done, said) = set(&["--capability", "DOCKER"]);
     assert!(!done && said.contains("--worker-auth"), "{said}");

@@ -60,10 +60,10 @@ impl fmt::Display for PlanErrors {
 
 impl PlanErrors {
     /// Orders what was found; the same problem said twice counts once.
-    pub(crate) fn new(mut errors: Vec<PlanError>) -> Self {
+    pub(crate) fn new(mut errors: Vec<PlanError>, more: bool) -> Self {
         errors.sort_by_key(|e| (e.line, e.column));
         errors.dedup();
-        let more = errors.len() >= limits::PROBLEMS;
+        let more = more || errors.len() >= limits::PROBLEMS;
         errors.truncate(limits::PROBLEMS);
         Self { errors, more }
     }

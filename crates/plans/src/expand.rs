@@ -23,7 +23,8 @@ pub(crate) fn parse(text: &str, format: Format) -> Result<Plan, PlanErrors> {
         Vec::new()
     };
     if !sink.problems.is_empty() {
-        return Err(source.errors(sink.problems));
+        let more = sink.full();
+        return Err(source.errors((sink.problems, more)));
     }
     let labels = file.labels.unwrap_or_default();
     Ok(Plan {

@@ -1,6 +1,7 @@
 //! The fields of a test with alternatives: kernel, report, requirements, matrix.
 
 use crate::plan::{KernelEnd, ReportFormat};
+use crate::tree::SCALAR;
 use crate::values::{Pairs, Scalar, Template, TextOrList, Whole};
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy};
 use serde::de::value::MapAccessDeserializer;
@@ -86,7 +87,7 @@ impl<'de> Deserialize<'de> for KernelField {
         impl<'de> Visitor<'de> for Either {
             type Value = KernelField;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a kernel (quoted) or a table with `name`")
+                f.write_str("the name of a kernel or a table with `name`")
             }
             fn visit_str<E: Error>(self, name: &str) -> Result<KernelField, E> {
                 Ok(KernelField(KernelTable {
@@ -95,11 +96,14 @@ impl<'de> Deserialize<'de> for KernelField {
                     expect: None,
                 }))
             }
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<KernelField, D::Error> {
+                inner.deserialize_any(self)
+            }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KernelField, A::Error> {
                 KernelTable::deserialize(MapAccessDeserializer::new(map)).map(KernelField)
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_newtype_struct(SCALAR, Either)
     }
 }
 

@@ -128,7 +128,7 @@ fn kernel() -> Value {
     let ends =
         json!({ "enum": ["exit", "panic", "oops", "reboot", "poweroff", "oom", "hang"], "default": "exit" });
     json!({ "anyOf": [
-        { "type": "string" },
+        { "type": ["string", "number"] },
         {
             "type": "object",
             "additionalProperties": false,

@@ -70,7 +70,7 @@ impl<T: DeserializeOwned + Clone> Template<T> {
             place: Place::Offset(0),
             value: plain(&text),
         };
-        read(&node).map_err(|problems| {
+        read(&node).map_err(|(problems, _)| {
             let first = problems.into_iter().next();
             Wrong {
                 message: first

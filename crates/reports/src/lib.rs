@@ -28,6 +28,7 @@ mod limits;
 mod model;
 mod read;
 mod record;
+mod shard;
 mod text;
 mod write;
 
@@ -36,6 +37,7 @@ pub use error::{Problem, ReadError, WriteError};
 pub use limits::Limits;
 pub use model::{Case, Counts, Outcome, Parsed, Property, Reason, Report, Rerun, Suite, Warning};
 pub use read::read;
+pub use shard::shards;
 pub use write::json_lines::{write_json_line, write_json_lines};
 pub use write::junit::write_junit;
 pub use write::tap::write_tap;

@@ -184,6 +184,14 @@ pub enum DriverError {
     },
 }
 
+/// The error for what a driver refuses, one sentence each; no reasons are no error.
+pub fn refused(driver: DriverKind, reasons: Vec<String>) -> Result<(), DriverError> {
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(DriverError::Unsupported { driver, reasons })
+}
+
 /// Everything in which a template asks for more than a driver with these capabilities can enforce, one sentence each.
 pub fn refusals(kind: DriverKind, can: &Capabilities, template: &SandboxTemplate) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -237,7 +245,12 @@ pub fn refusals(kind: DriverKind, can: &Capabilities, template: &SandboxTemplate
         "a user for its programs".into(),
     );
     for device in template.devices.difference(&can.devices) {
-        refuse(true, format!("the device {device}"));
+        let offered: Vec<&str> = can.devices.iter().map(String::as_str).collect();
+        let offered = match offered[..] {
+            [] => "it offers none".to_owned(),
+            _ => format!("it offers {}", offered.join(", ")),
+        };
+        refuse(true, format!("the device {device}: {offered}"));
     }
     refuse(
         template.network != NetworkPolicy::Filtered && !template.egress.is_empty(),
@@ -345,15 +358,7 @@ pub trait Driver: Send + Sync + 'static {
     /// Refuses a template that asks for what this driver cannot enforce.
     fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
         let kind = self.kind();
-        let reasons = refusals(kind, self.capabilities(), template);
-        if reasons.is_empty() {
-            Ok(())
-        } else {
-            Err(DriverError::Unsupported {
-                driver: kind,
-                reasons,
-            })
-        }
+        refused(kind, refusals(kind, self.capabilities(), template))
     }
 
     /// The error of an operation that this driver does not have.

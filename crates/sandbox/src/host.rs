@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Targets of mounts that belong to every sandbox.
@@ -73,6 +74,19 @@ pub fn remove_tree(dir: &Path) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// The same for a directory in which somebody may just be noting how a process ended: tried for up to 100 ms. Blocks.
+pub fn remove_busy_tree(dir: &Path) -> io::Result<()> {
+    for _ in 0..20 {
+        match remove_tree(dir) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+    remove_tree(dir)
 }
 
 fn open_up(dir: &Path) -> io::Result<()> {

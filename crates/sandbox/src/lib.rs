@@ -3,11 +3,15 @@
 pub mod cgroup;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod cpio;
+pub mod detached;
 mod driver;
 mod host;
 pub mod images;
+pub mod local;
+pub mod notes;
 pub mod process;
 pub mod worker;
 
 pub use driver::*;
-pub use host::{connect_socket, mount_refusals, remove_tree};
+pub use host::{connect_socket, mount_refusals, remove_busy_tree, remove_tree};

@@ -75,6 +75,13 @@ impl Identity {
         stat(self.pid).is_some_and(|s| s.start == self.start && !s.zombie)
     }
 
+    /// CPU time that the process has used, microseconds; `None` when it is gone.
+    pub fn cpu_us(self) -> Option<u64> {
+        // SAFETY: reads a constant of the system.
+        let ticks = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100);
+        Some(stat(self.pid)?.cpu_ticks * 1_000_000 / ticks.max(1))
+    }
+
     /// A handle of the process; `None` when it is gone.
     pub fn open(self) -> io::Result<Option<OwnedFd>> {
         // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.

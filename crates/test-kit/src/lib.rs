@@ -14,6 +14,7 @@ mod postgres;
 mod require;
 mod server;
 mod service;
+mod ssh;
 
 pub use cache::{cache_dir, in_path};
 pub use certificates::{Authority, Identity};
@@ -26,3 +27,4 @@ pub use model::{FakeModel, Planned, Step, Story};
 pub use postgres::Postgres;
 pub use require::{Part, has};
 pub use server::TestServer;
+pub use ssh::SshMachine;

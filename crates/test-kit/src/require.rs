@@ -1,6 +1,6 @@
 //! Parts of the test environment that a machine may lack.
 
-use crate::{ClaudeCode, engine, in_path, machine, postgres};
+use crate::{ClaudeCode, engine, in_path, machine, postgres, ssh};
 
 /// A part of the test environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Part {
     Bubblewrap,
     /// Network namespaces and nftables, and the right to change them (root).
     HostNetwork,
+    /// The client and the server of OpenSSH, and the right to run the latter (root).
+    Ssh,
     /// QEMU, with the kernel and the root drive that `scripts/vm-kernel` builds.
     Qemu,
 }
@@ -30,6 +32,7 @@ impl Part {
             Self::BaseImage => engine::can_run() && engine::base_image_file().is_file(),
             Self::ClaudeCode => ClaudeCode::find().is_some(),
             Self::Bubblewrap => in_path("bwrap").is_some(),
+            Self::Ssh => ssh::can_run(),
             Self::Qemu => machine::can_run(),
             Self::HostNetwork => {
                 nix::unistd::geteuid().is_root() && in_path("ip").is_some() && in_path("nft").is_some()
@@ -40,7 +43,7 @@ impl Part {
         }
         let root = if matches!(
             self,
-            Self::Docker | Self::BaseImage | Self::HostNetwork | Self::Qemu
+            Self::Docker | Self::BaseImage | Self::HostNetwork | Self::Qemu | Self::Ssh
         ) {
             ", as root"
         } else {

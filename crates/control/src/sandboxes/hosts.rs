@@ -1,5 +1,6 @@
 //! Hosts: how they are doing, and draining them.
 
+use super::place::HostCounts;
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_contracts::HostView;
@@ -14,9 +15,10 @@ impl Control {
         let usable = self.parts.drivers.all();
         let away = self.parts.drivers.away();
         let mut hosts = Vec::new();
+        let counts = self.counts_by_host().await?;
         for host in &usable {
             let record = self.host_record(host.kind, &host.name).await?;
-            hosts.push(self.host_view(record).await?);
+            hosts.push(self.host_view(record, &counts));
         }
         for (driver, name) in away.keys() {
             // It may have been added meanwhile.
@@ -25,21 +27,17 @@ impl Control {
                 .any(|host| host.kind == *driver && host.name == *name)
             {
                 let record = self.host_record(*driver, name).await?;
-                hosts.push(self.host_view(record).await?);
+                hosts.push(self.host_view(record, &counts));
             }
         }
         Ok(hosts)
     }
 
-    async fn host_view(&self, host: Host) -> Result<HostView> {
-        let counts = self.parts.store.sandbox_counts().await?;
-        let there = counts.iter().filter(|c| {
-            c.driver == host.driver && c.host == host.name && c.server_id == self.parts.server_id
-        });
-        let there = there.map(|c| c.count).sum();
-        let mut away = self.parts.drivers.away();
-        let why = away.remove(&(host.driver, host.name.clone()));
-        Ok(HostView::new(host, there, why))
+    fn host_view(&self, host: Host, counts: &HostCounts) -> HostView {
+        let key = (host.driver, host.name.clone());
+        let there = counts.get(&key).copied().unwrap_or_default();
+        let why = self.parts.drivers.away().remove(&key);
+        HostView::new(host, there, why)
     }
 
     /// Starts nothing on a host any more and ends its warm sandboxes, until it is undone; what is held there goes on to its
@@ -81,7 +79,7 @@ impl Control {
                 self.destroyed(&sandbox, "its host is being drained").await;
             }
         }
-        self.host_view(host).await
+        Ok(self.host_view(host, &self.counts_by_host().await?))
     }
 
     /// Ends a sandbox as the operator: a warm one, or with `force` one that somebody holds.

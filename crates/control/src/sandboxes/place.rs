@@ -39,6 +39,9 @@ impl Counts {
     }
 }
 
+/// How many sandboxes there are on a host of a driver.
+pub(super) type HostCounts = BTreeMap<(DriverKind, String), u32>;
+
 /// A host and what stands in the way of starting there.
 pub(crate) struct Verdict {
     pub(crate) host: DriverHost,
@@ -63,6 +66,17 @@ impl Control {
         Ok(self.counts().await?.remove(pool).unwrap_or_default())
     }
 
+    /// The sandboxes of this server that are not gone.
+    pub(super) async fn counts_by_host(&self) -> Result<HostCounts> {
+        let mut hosts = HostCounts::new();
+        for part in self.parts.store.sandbox_counts().await? {
+            if part.server_id == self.parts.server_id {
+                *hosts.entry((part.driver, part.host)).or_default() += part.count;
+            }
+        }
+        Ok(hosts)
+    }
+
     /// Every host of the template's driver, with what stands in the way of starting there; those with the fewest sandboxes
     /// first.
     pub(crate) async fn host_verdicts(&self, template: &SandboxTemplate) -> Result<Vec<Verdict>> {
@@ -76,9 +90,9 @@ impl Control {
             Filter::<Host>::by("server_id", self.parts.server_id).and("driver", ostler_store::Op::Eq, kind);
         let records = self.parts.store.list(mine).await?;
         let counts = if counted {
-            self.parts.store.sandbox_counts().await?
+            self.counts_by_host().await?
         } else {
-            Vec::new()
+            HostCounts::new()
         };
         let now = self.now();
         let mut verdicts: Vec<Verdict> = self
@@ -114,11 +128,9 @@ impl Control {
                         ));
                     }
                 }
-                let there = counts.iter().filter(|part| {
-                    part.driver == kind && part.host == host.name && part.server_id == self.parts.server_id
-                });
+                let there = counts.get(&(kind, host.name.clone()));
                 Verdict {
-                    live: there.map(|part| part.count).sum(),
+                    live: there.copied().unwrap_or_default(),
                     host,
                     obstacles,
                     failed: record.is_some_and(|record| record.failures > 0),

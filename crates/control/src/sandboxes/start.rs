@@ -7,7 +7,8 @@ use crate::guest::Guest;
 use crate::hosts::{DriverHost, LOCAL};
 use crate::probe;
 use crate::{Control, ControlError, Result};
-use ostler_domain::{Host, Pool, Sandbox, SandboxId, SandboxStatus};
+use ostler_domain::{Host, Pool, Sandbox, SandboxId, SandboxStatus, SandboxTemplate};
+use ostler_sandbox::worker::{WORKER_ID, WORKER_TYPE};
 use ostler_sandbox::{DriverError, SandboxSpec};
 use ostler_store::{Change, Filter, Op, StoreError, StoreExt};
 use std::sync::Arc;
@@ -26,6 +27,16 @@ struct Failed {
     message: String,
     /// Whether it speaks against the host, and not against what was asked of it.
     host: bool,
+}
+
+/// The template with what is each worker's own. The record has it as the pool does, by which it is claimed.
+fn own_template(sandbox: &Sandbox) -> SandboxTemplate {
+    let mut template = sandbox.template.clone();
+    if template.env.contains_key(WORKER_TYPE) {
+        let id = template.env.entry(WORKER_ID.into());
+        id.or_insert_with(|| sandbox.id.to_string());
+    }
+    template
 }
 
 impl Control {
@@ -152,7 +163,7 @@ impl Control {
         let limit = Duration::from_secs(self.parts.sandboxes.start_seconds.max(1));
         let spec = SandboxSpec {
             vsock_cid: sandbox.vsock_cid.and_then(|cid| u32::try_from(cid).ok()),
-            ..SandboxSpec::new(sandbox.id, sandbox.template.clone())
+            ..SandboxSpec::new(sandbox.id, own_template(sandbox))
         };
         let started = tokio::time::timeout(limit, host.driver.start(&spec)).await;
         watch.lap(if sandbox.template.snapshot.is_some() {

@@ -6,7 +6,7 @@
 use crate::{Caller, Control, ControlError, Result};
 use ostler_contracts::{SetWorker, SignIn};
 use ostler_domain::{Permission, SandboxTemplate};
-use ostler_sandbox::worker::{WorkerAuth, WorkerConfig, WorkerPolicy};
+use ostler_sandbox::worker::{WORKER_ID, WorkerAuth, WorkerConfig, WorkerPolicy};
 
 impl Control {
     /// A template, that of the pool if none is given, with what its workers need. Fails when the settings do not allow it.
@@ -33,6 +33,8 @@ impl Control {
             .setup(&policy)
             .map_err(|refused| ControlError::Unprocessable(refused.to_string()))?;
         template.env.extend(setup.env);
+        // Each has its own, from its start on.
+        template.env.remove(WORKER_ID);
         for mount in setup.mounts {
             template.mounts.retain(|known| known.target != mount.target);
             template.mounts.push(mount);
@@ -55,7 +57,7 @@ fn config(pool: &str, worker: SetWorker) -> Result<WorkerConfig> {
             SignIn::ApiKey => WorkerAuth::ApiKey { gateway: gateway()? },
             SignIn::Gateway => WorkerAuth::Gateway { gateway: gateway()? },
         },
-        // All of a pool are alike until they are claimed.
+        // Of all of them; that of one is the id of its sandbox.
         worker_id: pool.to_owned(),
         worker_type: worker.worker_type,
         agent_kind: worker.agent_kind,

@@ -1,6 +1,7 @@
 //! Where an engine is, as settings and `DOCKER_HOST` say it.
 
 use crate::options::{DockerOptions, TlsFiles};
+use crate::ssh::Destination;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -19,6 +20,8 @@ pub(crate) enum Address {
         port: u16,
         tls: Option<TlsFiles>,
     },
+    /// What `docker` reaches on another machine, by ssh.
+    Ssh(Destination),
 }
 
 impl Address {
@@ -32,11 +35,9 @@ impl Address {
             "unix" if rest.starts_with('/') => Ok(Self::Socket(rest.into())),
             "unix" => Err(format!("`{url}` does not name a socket by its absolute path")),
             "tcp" | "https" => Self::port(options, scheme, rest),
-            "ssh" => Err(format!(
-                "engines behind ssh are reached by a forwarded socket: keep `ssh -N -L \
-                 /run/ostler-engine.sock:/var/run/docker.sock {rest}` running, and give the engine \
-                 `unix:///run/ostler-engine.sock` with `remote = true`"
-            )),
+            "ssh" => Destination::of(rest).map(Self::Ssh).ok_or_else(|| {
+                format!("`{url}` does not name a machine: give `ssh://[USER@]HOST[:PORT]`, without a path")
+            }),
             _ => Err(format!("`{url}` is not the address of an engine: {CHOICES}")),
         }
     }
@@ -72,7 +73,7 @@ impl Address {
     }
 }
 
-const CHOICES: &str = "give `unix://PATH`, or `tcp://HOST:PORT` with certificates";
+const CHOICES: &str = "give `unix://PATH`, `ssh://USER@HOST`, or `tcp://HOST:PORT` with certificates";
 
 #[cfg(test)]
 mod tests {
@@ -106,6 +107,19 @@ mod tests {
         assert_eq!(of("tcp://engine:99", tls), Ok(port("engine", 99, Some(&files))));
         assert_eq!(of("tcp://engine", tls), Ok(port("engine", 2376, Some(&files))));
         assert_eq!(of("https://[::1]/", tls), Ok(port("::1", 2376, Some(&files))));
+        let ssh = |user: Option<&str>, host: &str, port| {
+            Ok(Address::Ssh(Destination {
+                user: user.map(str::to_owned),
+                host: host.to_owned(),
+                port,
+            }))
+        };
+        assert_eq!(of("ssh://build1", |_| ()), ssh(None, "build1", None));
+        assert_eq!(
+            of("ssh://me@build1:22/", |_| ()),
+            ssh(Some("me"), "build1", Some(22))
+        );
+        assert_eq!(of("ssh://me@[::1]:22", |_| ()), ssh(Some("me"), "::1", Some(22)));
         let plain = |o: &mut DockerOptions| o.plain_loopback = true;
         assert_eq!(of("tcp://127.0.0.1", plain), Ok(port("127.0.0.1", 2375, None)));
     }
@@ -117,7 +131,12 @@ mod tests {
             ("tcp://127.0.0.1:1", "certificates"),
             ("https://127.0.0.1:1", "certificates"),
             ("tcp://user@127.0.0.1:1", "no user"),
-            ("ssh://me@host", "ssh -N -L"),
+            ("ssh://", "ssh://[USER@]HOST"),
+            ("ssh://me@host/var/run/docker.sock", "without a path"),
+            ("ssh://me@-oProxyCommand=x", "ssh://[USER@]HOST"),
+            ("ssh://-x@host", "ssh://[USER@]HOST"),
+            ("ssh://me:secret@host", "ssh://[USER@]HOST"),
+            ("ssh://host:99999", "ssh://[USER@]HOST"),
             ("npipe:////./pipe/docker", "unix://PATH"),
             ("unix://relative", "absolute"),
             ("/var/run/docker.sock", "unix://PATH"),

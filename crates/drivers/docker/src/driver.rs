@@ -8,12 +8,12 @@ use bollard::models::{ContainerInspectResponse, SystemInfo};
 use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions, StatsOptionsBuilder};
 use futures::StreamExt;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_sandbox::local::state_dir;
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec, Usage,
     mount_refusals, refusals,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,19 +80,7 @@ impl DockerDriver {
             driver: KIND,
             message,
         };
-        if !options.instance_is_valid() {
-            return Err(unavailable(format!(
-                "the instance name `{}` must be 1 to 40 of a-z, 0-9, - and _",
-                options.instance
-            )));
-        }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.state_dir)
-            .and_then(|()| std::fs::canonicalize(&options.state_dir))
-            .map(|real| options.state_dir = real)
-            .map_err(|e| unavailable(format!("its directory {}: {e}", options.state_dir.display())))?;
+        options.state_dir = state_dir(KIND, &options.instance, &options.state_dir)?;
         let engine = Engine::connect(&options).await?;
         let info = call(CALL_LIMIT, engine.api.info())
             .await

@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::options::DockerOptions;
+use crate::ssh::Ssh;
 use crate::transport::{self, Port};
 use bollard::Docker;
 use bollard::errors::Error;
@@ -82,10 +83,11 @@ impl Engine {
                 };
                 (port.client(SLOW_LIMIT), None, Some(port))
             }
+            Address::Ssh(destination) => (Ssh::new(destination).client(SLOW_LIMIT), None, None),
         };
         let mut engine = Self {
             remote: options.remote.unwrap_or(socket.is_none()),
-            api: made.map_err(|e| CallError::from(e).at(url, socket.is_some()))?,
+            api: made.map_err(|e| CallError::from(e).at(url))?,
             url: url.clone(),
             socket,
             port,
@@ -120,7 +122,7 @@ impl Engine {
 
     /// The driver's error for a failed call that is about no sandbox.
     pub(crate) fn unavailable(&self, error: CallError) -> DriverError {
-        error.at(&self.url, self.socket.is_some())
+        error.at(&self.url)
     }
 }
 
@@ -145,9 +147,14 @@ pub(crate) async fn call<T>(
 }
 
 impl CallError {
-    fn at(self, url: &str, socket: bool) -> DriverError {
+    fn at(self, url: &str) -> DriverError {
         let message = match self {
-            Self::Unreachable(why) if socket => format!(
+            Self::Unreachable(why) if url.starts_with("ssh:") => format!(
+                "the engine at {url} cannot be reached ({why}): see that `docker -H {url} version` works for the user of \
+                 this server and asks nothing: the machine's key must be in ~/.ssh/known_hosts, this user's accepted \
+                 there, and `docker` installed there"
+            ),
+            Self::Unreachable(why) if url.starts_with("unix:") => format!(
                 "the engine at {url} cannot be reached ({why}): start it (`systemctl start docker`), or give this \
                  user access to its socket"
             ),

@@ -20,6 +20,7 @@ mod lifecycle;
 mod options;
 mod probe;
 mod seed;
+mod ssh;
 mod transport;
 mod usage;
 

@@ -15,8 +15,8 @@ pub struct DockerOptions {
     pub guest: PathBuf,
     /// Name of the engine's host among those that this server places sandboxes on.
     pub host: String,
-    /// The engine, as in `DOCKER_HOST`: `unix://PATH`, or `tcp://HOST[:PORT]` and `https://HOST[:PORT]` with
-    /// [`tls`](Self::tls).
+    /// The engine, as in `DOCKER_HOST`: `unix://PATH`, `ssh://[USER@]HOST[:PORT]`, or `tcp://HOST[:PORT]` and
+    /// `https://HOST[:PORT]` with [`tls`](Self::tls).
     pub engine: String,
     /// Certificates for an engine at `tcp://` or `https://`.
     pub tls: Option<TlsFiles>,
@@ -97,15 +97,6 @@ impl DockerOptions {
             name => name,
         };
         plain.then(|| format!("/dev/{path}"))
-    }
-
-    /// Whether the instance name can be part of a container's name and of a file name everywhere.
-    pub(crate) fn instance_is_valid(&self) -> bool {
-        (1..=40).contains(&self.instance.len())
-            && self
-                .instance
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
     }
 }
 

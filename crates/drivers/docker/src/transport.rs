@@ -1,4 +1,4 @@
-//! Requests to an engine at a port.
+//! Requests to an engine that is not behind a socket of this host.
 //!
 //! bollard has a transport for TLS, which trusts every public authority beside the one that is given, and makes a new
 //! connection for each call. This one trusts only what it is given, keeps connections, and notices a host that is gone.
@@ -65,7 +65,7 @@ impl Port {
         tcp.set_keepalive_interval(Some(PROBE));
         tcp.set_keepalive_retries(Some(PROBES));
         let port = self.clone();
-        let connect = tower::service_fn(move |uri: http::Uri| -> Connecting {
+        let connect = move |uri: http::Uri| -> Connecting {
             let (mut tcp, port) = (tcp.clone(), port.clone());
             Box::pin(async move {
                 std::future::poll_fn(|cx| tcp.poll_ready(cx))
@@ -76,23 +76,13 @@ impl Port {
                     Some(config) => Box::new(secure(config, &port.host, stream).await?),
                     None => Box::new(stream),
                 };
-                Ok(Wire(TokioIo::new(stream)))
+                Ok(stream)
             })
-        });
-        let client: Client<_, _> = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connect);
-        let request = move |request| {
-            let client = client.clone();
-            async move { Ok(client.request(request).await?) }
         };
-        bollard::Docker::connect_with_custom_transport(
-            request,
-            Some(format!("{}://{}", self.scheme(), self.authority())),
-            limit.as_secs(),
-            bollard::API_DEFAULT_VERSION,
+        client(
+            connect,
+            format!("{}://{}", self.scheme(), self.authority()),
+            limit,
         )
     }
 
@@ -123,7 +113,35 @@ impl Port {
     }
 }
 
-type Connecting = Pin<Box<dyn Future<Output = io::Result<Wire>> + Send>>;
+/// A connection that is being made.
+pub(crate) type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn ByteStream>>> + Send>>;
+
+/// A client whose connections are made in the given way, and kept for a while. `base` is what its requests go to.
+pub(crate) fn client(
+    connect: impl Fn(http::Uri) -> Connecting + Clone + Send + Sync + 'static,
+    base: String,
+    limit: Duration,
+) -> Result<bollard::Docker, bollard::errors::Error> {
+    let connect = tower::service_fn(move |uri| {
+        let connecting = connect(uri);
+        Box::pin(async move { connecting.await.map(|stream| Wire(TokioIo::new(stream))) })
+    });
+    let client: Client<_, _> = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .build(connect);
+    let request = move |request| {
+        let client = client.clone();
+        async move { Ok(client.request(request).await?) }
+    };
+    bollard::Docker::connect_with_custom_transport(
+        request,
+        Some(base),
+        limit.as_secs(),
+        bollard::API_DEFAULT_VERSION,
+    )
+}
 
 async fn secure<S: ByteStream>(
     config: &Arc<ClientConfig>,

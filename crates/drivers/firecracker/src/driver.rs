@@ -11,29 +11,22 @@ use crate::version::Version;
 use crate::{probe, teardown, usage, vsock};
 use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_sandbox::local::{Local, Turn, lock};
 use ostler_sandbox::process::{Identity, stat};
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
-    Usage, refusals,
+    Usage, refusals, refused,
 };
-use std::collections::{BTreeSet, HashMap};
-use std::os::unix::fs::DirBuilderExt;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::broadcast;
-use tokio::task::AbortHandle;
 
 const KIND: DriverKind = DriverKind::Firecracker;
 
 /// The least vsock context id of a machine; those below it name the host and its parts.
 const FIRST_CID: u32 = 3;
-/// How long the note of how a machine ended is waited for, and how often it is looked at.
-const NOTE_LIMIT: Duration = Duration::from_millis(500);
-const NOTE_STEP: Duration = Duration::from_millis(5);
-/// Events kept for a slow receiver.
-const EVENTS: usize = 256;
-
 /// Sandboxes that are Firecracker virtual machines.
 #[derive(Debug)]
 pub struct FirecrackerDriver {
@@ -56,22 +49,11 @@ pub(crate) struct Inner {
     pub(crate) cgroups: Cgroups,
     pub(crate) snapshots: Store,
     capabilities: Capabilities,
-    events: broadcast::Sender<DriverEvent>,
-    entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
+    local: Local,
     /// Held while a user is chosen and noted.
     pub(crate) choosing: Mutex<()>,
     /// Read while a jailer makes cgroups.
     pub(crate) jailing: tokio::sync::RwLock<()>,
-}
-
-/// The right to work on one sandbox.
-type Turn = tokio::sync::OwnedMutexGuard<()>;
-
-/// What this process holds of one sandbox: no two operations on it at a time, and the task that waits for its end.
-#[derive(Debug, Default)]
-struct Entry {
-    turn: Arc<tokio::sync::Mutex<()>>,
-    watch: Mutex<Option<AbortHandle>>,
 }
 
 impl FirecrackerDriver {
@@ -99,23 +81,8 @@ impl FirecrackerDriver {
     /// running, and lets those go on that were paused for a snapshot when it was killed. It opens also where Firecracker is
     /// absent: starts then say so. Must be called within a tokio runtime.
     pub async fn open(mut options: FirecrackerOptions) -> Result<Self, DriverError> {
-        let unavailable = |message: String| DriverError::Unavailable {
-            driver: KIND,
-            message,
-        };
-        if !options.instance_is_valid() {
-            return Err(unavailable(format!(
-                "the instance name `{}` must be 1 to 40 of a-z, 0-9, - and _",
-                options.instance
-            )));
-        }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.state_dir)
-            .and_then(|()| std::fs::canonicalize(&options.state_dir))
-            .map(|real| options.state_dir = real)
-            .map_err(|e| unavailable(format!("its directory {}: {e}", options.state_dir.display())))?;
+        let local = Local::open(KIND, &options.instance, &options.state_dir)?;
+        options.state_dir = local.state_dir().to_owned();
         let program = find(&options.firecracker).await;
         let jailer = probe::program(&options.jailer);
         let version = program.as_ref().ok().map(|p| p.version);
@@ -131,8 +98,7 @@ impl FirecrackerDriver {
             jailer,
             cgroups: Cgroups::discover(),
             capabilities,
-            events: broadcast::channel(EVENTS).0,
-            entries: Mutex::default(),
+            local,
             choosing: Mutex::default(),
             jailing: tokio::sync::RwLock::default(),
         });
@@ -172,27 +138,6 @@ impl FirecrackerDriver {
     }
 }
 
-impl Drop for FirecrackerDriver {
-    fn drop(&mut self) {
-        for entry in lock(&self.inner.entries).values() {
-            entry.stop_watching();
-        }
-    }
-}
-
-impl Entry {
-    fn stop_watching(&self) {
-        if let Some(task) = lock(&self.watch).take() {
-            task.abort();
-        }
-    }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks, and the values are valid after each statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Inner {
     pub(crate) fn dir(&self, id: SandboxId) -> SandboxDir {
         SandboxDir::of(&self.options.state_dir, id)
@@ -215,32 +160,9 @@ impl Inner {
             .or_else(|| self.options.kernel.clone())
     }
 
-    fn entry(&self, id: SandboxId) -> Arc<Entry> {
-        lock(&self.entries).entry(id).or_default().clone()
-    }
-
-    fn failed(action: &'static str, id: SandboxId, message: impl std::fmt::Display) -> DriverError {
-        DriverError::Failed {
-            driver: KIND,
-            action,
-            id,
-            message: message.to_string(),
-        }
-    }
-
-    /// What has a directory. One without a note is from a start that was cut off.
+    /// What has a directory.
     pub(crate) fn list(&self) -> Vec<SandboxId> {
-        let ids: BTreeSet<SandboxId> = std::fs::read_dir(&self.options.state_dir)
-            .into_iter()
-            .flatten()
-            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|id| {
-                self.dir(*id)
-                    .record()
-                    .is_none_or(|r| r.instance == self.options.instance)
-            })
-            .collect();
-        ids.into_iter().collect()
+        self.local.list([], |id| Some(self.dir(id).record()?.instance))
     }
 
     async fn adopt(self: &Arc<Self>) {
@@ -277,7 +199,7 @@ impl Inner {
         let dir = self.dir(id);
         // Before this succeeds nothing is ours to clean up: the sandbox may exist.
         dir.create().map_err(|e| {
-            Self::failed(
+            self.local.failed(
                 "start",
                 id,
                 format!("its directory {}: {e}", dir.path().display()),
@@ -297,11 +219,8 @@ impl Inner {
                 Ok(process.pid.to_string())
             }
             Err(error) => {
-                for failure in self.teardown(id, Duration::ZERO).await {
-                    tracing::warn!(sandbox = %id, failure, "cleaning up after a failed start");
-                }
-                lock(&self.entries).remove(&id);
-                Err(Self::failed("start", id, error))
+                self.local.undone(id, &self.teardown(id, Duration::ZERO).await);
+                Err(self.local.failed("start", id, error))
             }
         }
     }
@@ -319,33 +238,15 @@ impl Inner {
         failures
     }
 
-    /// Waits for the end of the machine and tells of it. The task holds no strong reference while it waits, so that it
-    /// does not keep the driver alive.
+    /// Waits for the end of the machine and tells of it.
     fn watch(self: &Arc<Self>, id: SandboxId, process: Identity) {
         let dir = self.dir(id);
+        // How it ended is noted by the task that reaps it, if it is a child of this process.
         let ours = stat(process.pid).is_some_and(|s| s.parent as u32 == std::process::id());
+        let noted = move || !ours || dir.ended().is_some();
         let weak = Arc::downgrade(self);
-        let task = tokio::spawn(async move {
-            if let Err(error) = process.ended().await {
-                tracing::warn!(sandbox = %id, %error, "cannot wait for its end; health checks will notice it");
-                return;
-            }
-            // How it ended is noted by the task that reaps it, a moment later, if it is a child of this process.
-            let noted = std::time::Instant::now() + NOTE_LIMIT;
-            while ours && dir.ended().is_none() && std::time::Instant::now() < noted {
-                tokio::time::sleep(NOTE_STEP).await;
-            }
-            if let Some(inner) = weak.upgrade() {
-                let exit = inner.exit(id);
-                tracing::info!(sandbox = %id, ?exit, "ended unasked");
-                // Nobody listening is fine: health checks ask.
-                let _nobody = inner.events.send(DriverEvent { id, exit });
-            }
-        });
-        let entry = self.entry(id);
-        if let Some(old) = lock(&entry.watch).replace(task.abort_handle()) {
-            old.abort();
-        }
+        self.local
+            .watch(id, process.ended(), noted, move || Some(weak.upgrade()?.exit(id)));
     }
 
     fn exit(&self, id: SandboxId) -> ExitInfo {
@@ -374,7 +275,7 @@ impl Inner {
             return Err(DriverError::NotFound { driver: KIND, id });
         };
         if self.status(id) != DriverStatus::Running {
-            return Err(Self::failed(action, id, "it does not run any more"));
+            return Err(self.local.failed(action, id, "it does not run any more"));
         }
         let api = Api::new(&record.root.join(API_SOCKET), self.options.answer_limit);
         Ok((record.root, api))
@@ -386,18 +287,16 @@ impl Inner {
         id: SandboxId,
         state: &'static str,
     ) -> Result<(), DriverError> {
-        let entry = self.entry(id);
-        let _turn = entry.turn.lock().await;
+        let _turn = self.local.turn(id).await;
         let (_, api) = self.running(action, id)?;
         api.set_state(state)
             .await
-            .map_err(|e| Self::failed(action, id, e))
+            .map_err(|e| self.local.failed(action, id, e))
     }
 
     async fn snapshot(self: Arc<Self>, id: SandboxId, name: String) -> Result<(), DriverError> {
         const ACTION: &str = "snapshot";
-        let entry = self.entry(id);
-        let _turn = entry.turn.lock().await;
+        let _turn = self.local.turn(id).await;
         let (root, api) = self.running(ACTION, id)?;
         let dir = self.dir(id);
         let work = async {
@@ -421,7 +320,7 @@ impl Inner {
                 .take(&name, &machine, &key, self.options.start_limit)
                 .await
         };
-        work.await.map_err(|e| Self::failed(ACTION, id, e))
+        work.await.map_err(|e| self.local.failed(ACTION, id, e))
     }
 }
 
@@ -453,12 +352,11 @@ impl Driver for FirecrackerDriver {
                     None => "a machine without a vsock context id".to_owned(),
                 }],
             })?;
-        let turn = self.inner.entry(spec.id).turn.clone().lock_owned().await;
-        // A task of its own: a caller that gives up must not leave half a sandbox. It has its turn from the beginning, so
-        // that a removal that follows waits for it.
-        tokio::spawn(self.inner.clone().start(spec.clone(), cid, turn))
-            .await
-            .unwrap_or_else(|e| Err(Inner::failed("start", spec.id, e)))
+        let inner = self.inner.clone();
+        // It has its turn from the beginning, so that a removal that follows waits for it.
+        let turn = inner.local.turn(spec.id).await;
+        let work = inner.clone().start(spec.clone(), cid, turn);
+        inner.local.to_end("start", spec.id, work).await
     }
 
     async fn connect(&self, id: SandboxId) -> Result<Box<dyn ByteStream>, DriverError> {
@@ -467,7 +365,7 @@ impl Driver for FirecrackerDriver {
         let limit = self.inner.options.answer_limit;
         match tokio::time::timeout(limit, vsock::connect(&root.join(VSOCK))).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(e)) => Err(Inner::failed(ACTION, id, e)),
+            Ok(Err(e)) => Err(self.inner.local.failed(ACTION, id, e)),
             Err(_) => Err(DriverError::TimedOut {
                 driver: KIND,
                 action: ACTION,
@@ -484,19 +382,12 @@ impl Driver for FirecrackerDriver {
     async fn remove(&self, id: SandboxId, grace: Duration) -> Result<(), DriverError> {
         let inner = self.inner.clone();
         let work = async move {
-            let entry = inner.entry(id);
-            let _turn = entry.turn.lock().await;
-            entry.stop_watching();
+            let _turn = inner.local.turn(id).await;
+            inner.local.stop_tasks(id);
             let failures = inner.teardown(id, grace).await;
-            if failures.is_empty() {
-                lock(&inner.entries).remove(&id);
-                return Ok(());
-            }
-            Err(Inner::failed("remove", id, failures.join("; ")))
+            inner.local.removed(id, &failures)
         };
-        tokio::spawn(work)
-            .await
-            .unwrap_or_else(|e| Err(Inner::failed("remove", id, e)))
+        self.inner.local.to_end("remove", id, work).await
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, DriverError> {
@@ -505,12 +396,8 @@ impl Driver for FirecrackerDriver {
 
     async fn pause(&self, id: SandboxId) -> Result<(), DriverError> {
         let program = self.inner.program.as_ref().ok();
-        if let Some(why) = program.and_then(|p| p.version.refuses_pause()) {
-            return Err(DriverError::Unsupported {
-                driver: KIND,
-                reasons: vec![why],
-            });
-        }
+        let why = program.and_then(|p| p.version.refuses_pause());
+        refused(KIND, why.into_iter().collect())?;
         self.inner.set_state("pause", id, "Paused").await
     }
 
@@ -524,7 +411,7 @@ impl Driver for FirecrackerDriver {
     async fn usage(&self, id: SandboxId) -> Result<Usage, DriverError> {
         let process = self.inner.dir(id).started(id).filter(|p| p.alive());
         process
-            .and_then(|p| usage::of(p.pid))
+            .and_then(usage::of)
             .ok_or(DriverError::NotFound { driver: KIND, id })
     }
 
@@ -534,16 +421,10 @@ impl Driver for FirecrackerDriver {
             .into_iter()
             .chain(program.and_then(|p| p.version.refuses_snapshots()))
             .collect();
-        if !reasons.is_empty() {
-            return Err(DriverError::Unsupported {
-                driver: KIND,
-                reasons,
-            });
-        }
-        // Like a start: once begun it comes to its end, so that no machine stays paused.
-        tokio::spawn(self.inner.clone().snapshot(id, name.to_owned()))
-            .await
-            .unwrap_or_else(|e| Err(Inner::failed("snapshot", id, e)))
+        refused(KIND, reasons)?;
+        // Once begun it comes to its end, so that no machine stays paused.
+        let work = self.inner.clone().snapshot(id, name.to_owned());
+        self.inner.local.to_end("snapshot", id, work).await
     }
 
     async fn snapshots(&self) -> Result<Vec<String>, DriverError> {
@@ -565,18 +446,12 @@ impl Driver for FirecrackerDriver {
     }
 
     fn events(&self) -> broadcast::Receiver<DriverEvent> {
-        self.inner.events.subscribe()
+        self.inner.local.events()
     }
 
     fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
         let mut reasons = refusals(KIND, &self.inner.capabilities, template);
         reasons.extend(self.inner.own_refusals(template));
-        if reasons.is_empty() {
-            return Ok(());
-        }
-        Err(DriverError::Unsupported {
-            driver: KIND,
-            reasons,
-        })
+        refused(KIND, reasons)
     }
 }

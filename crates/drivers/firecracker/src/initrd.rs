@@ -8,14 +8,12 @@ use crate::error::{At, Error};
 use crate::files::Owner;
 use crate::vsock::GUEST_PORT;
 use ostler_domain::SandboxTemplate;
+use ostler_sandbox::cpio::Archive;
 use serde_json::{Value, json};
-use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::Path;
-
-const FILE: u32 = 0o100_000;
-const DEVICE: u32 = 0o020_000;
 
 /// What the guest is told as the first process of its machine.
 pub(crate) fn description(machine: &str, template: &SandboxTemplate) -> Value {
@@ -41,83 +39,28 @@ pub(crate) fn write(
         .mode(0o600)
         .open(to)
         .at(to)?;
-    let mut archive = Archive {
-        file: BufWriter::new(file),
-        entries: 0,
-        length: 0,
-    };
-    if let Some(base) = base {
-        let bytes = std::fs::read(base).at(base)?;
-        archive.put(&bytes).and_then(|()| archive.align()).at(to)?;
-    }
+    let modules = base.map(|base| std::fs::read(base).at(base)).transpose()?;
     let program = std::fs::read(guest).at(guest)?;
-    let file = archive.finish(&program, &description.to_string()).at(to)?;
+    let description = description.to_string();
+    let file = fill(file, modules.as_deref(), &program, &description).at(to)?;
     if let Some(owner) = owner {
         fchown(&file, Some(owner), Some(owner)).at(to)?;
     }
     Ok(())
 }
 
-struct Archive {
-    file: BufWriter<std::fs::File>,
-    entries: u32,
-    length: usize,
-}
-
-impl Archive {
-    fn finish(mut self, program: &[u8], description: &str) -> io::Result<std::fs::File> {
-        self.entry("dev", 0o040_755, 0, &[])?;
-        // Without it the first process would have no standard output until it has mounted its devices.
-        self.entry("dev/console", DEVICE | 0o600, 1, &[])?;
-        self.entry("init", FILE | 0o755, 0, program)?;
-        self.entry("ostler.json", FILE | 0o600, 0, description.as_bytes())?;
-        self.entry("TRAILER!!!", 0, 0, &[])?;
-        self.file.into_inner().map_err(io::IntoInnerError::into_error)
+fn fill(file: File, base: Option<&[u8]>, program: &[u8], description: &str) -> io::Result<File> {
+    let mut archive = Archive::new(BufWriter::new(file));
+    if let Some(base) = base {
+        archive.archive(base)?;
     }
-
-    /// One member. A device has the number 5, `minor`.
-    fn entry(&mut self, name: &str, mode: u32, minor: u32, content: &[u8]) -> io::Result<()> {
-        self.entries += 1;
-        let length = u32::try_from(content.len())
-            .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, name.to_owned()))?;
-        let major = if mode & DEVICE == DEVICE && mode & FILE == 0 {
-            5
-        } else {
-            0
-        };
-        let fields = [
-            self.entries,
-            mode,
-            0, // user
-            0, // group
-            1, // links
-            0, // time
-            length,
-            0, // device that it is on
-            0,
-            major,
-            minor,
-            name.len() as u32 + 1,
-            0, // checksum, in another form of archive
-        ];
-        self.put(b"070701")?;
-        for field in fields {
-            self.put(format!("{field:08x}").as_bytes())?;
-        }
-        self.put(name.as_bytes())?;
-        self.put(&[0])?;
-        self.align()?;
-        self.put(content)?;
-        self.align()
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.length += bytes.len();
-        self.file.write_all(bytes)
-    }
-
-    fn align(&mut self) -> io::Result<()> {
-        let missing = self.length.next_multiple_of(4) - self.length;
-        self.put(&[0; 4][..missing])
-    }
+    archive.directory("dev")?;
+    // Without it the first process would have no standard output until it has mounted its devices.
+    archive.device("dev/console", 0o600, [5, 1])?;
+    archive.file("init", 0o755, program)?;
+    archive.file("ostler.json", 0o600, description.as_bytes())?;
+    archive
+        .finish()?
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)
 }

@@ -6,6 +6,7 @@
 use crate::error::{At, Error};
 use crate::layout::API_SOCKET;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use ostler_sandbox::detached;
 use ostler_sandbox::process::Identity;
 use std::ffi::OsString;
 use std::fs::File;
@@ -117,17 +118,8 @@ pub(crate) fn spawn(launch: &Launch, console: &Console) -> Result<(Child, Identi
         .stderr(output()?)
         .kill_on_drop(false);
     let in_child = || {
-        nix::unistd::setsid()?;
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
-        // The session keyring may hold the server's secrets and would be inherited; a new, empty one is joined.
-        // SAFETY: the arguments are an integer and a null name; kernels without keyrings answer with an error.
-        unsafe {
-            libc::syscall(libc::SYS_keyctl, 1 /* join session keyring */, 0usize)
-        };
-        // Descriptors that this process itself inherited carelessly must not reach the machine. Old kernels refuse.
-        // SAFETY: marks descriptors of this child for closing at exec, all of which its parent keeps.
-        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        Ok(())
+        detached::leave_session()?;
+        detached::pass_only(&[])
     };
     // SAFETY: the closure makes system calls only; it neither allocates nor takes locks.
     unsafe { command.pre_exec(in_child) };

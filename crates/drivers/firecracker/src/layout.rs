@@ -4,11 +4,11 @@ use crate::error::{At, Error};
 use crate::key::Key;
 use ostler_domain::SandboxId;
 use ostler_sandbox::ExitInfo;
+use ostler_sandbox::detached::processes;
+use ostler_sandbox::notes::{NoteDir, load, save};
 use ostler_sandbox::process::{Identity, boot_id};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 /// Names within a machine's directory, which is what Firecracker sees as its working directory, jailed or not: so a
@@ -21,6 +21,9 @@ pub(crate) const ROOT_DRIVE: &str = "root.img";
 pub(crate) const DATA_DRIVE: &str = "data.img";
 pub(crate) const STATE: &str = "vm.state";
 pub(crate) const MEMORY: &str = "vm.memory";
+
+/// Note of how Firecracker ended, in the sandbox's directory.
+pub(crate) const ENDED: &str = "ended.json";
 
 /// Written before anything is started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,16 +48,17 @@ pub(crate) struct Started {
     pub(crate) firecracker: Identity,
 }
 
-/// How Firecracker ended, noted by the server that reaped it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
-}
-
 /// The directory of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SandboxDir(PathBuf);
+pub(crate) struct SandboxDir(NoteDir);
+
+impl Deref for SandboxDir {
+    type Target = NoteDir;
+
+    fn deref(&self) -> &NoteDir {
+        &self.0
+    }
+}
 
 /// The name of a sandbox at Firecracker, which takes letters, digits and hyphens.
 pub(crate) fn machine_name(id: SandboxId) -> String {
@@ -63,20 +67,7 @@ pub(crate) fn machine_name(id: SandboxId) -> String {
 
 impl SandboxDir {
     pub(crate) fn of(state_dir: &Path, id: SandboxId) -> Self {
-        Self(state_dir.join(id.to_string()))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub(crate) fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Makes the directory; an error when it exists already.
-    pub(crate) fn create(&self) -> io::Result<()> {
-        std::fs::DirBuilder::new().mode(0o700).create(&self.0)
+        Self(NoteDir::of(state_dir, id))
     }
 
     pub(crate) fn record(&self) -> Option<Record> {
@@ -84,11 +75,11 @@ impl SandboxDir {
     }
 
     pub(crate) fn write_record(&self, record: &Record) -> Result<(), Error> {
-        save(&self.join("sandbox.json"), record)
+        note(&self.join("sandbox.json"), record)
     }
 
     pub(crate) fn write_started(&self, started: &Started) -> Result<(), Error> {
-        save(&self.join("process.json"), started)
+        note(&self.join("process.json"), started)
     }
 
     /// The noted process, if it is of this boot. A server that was killed just after it started one wrote no note; the
@@ -101,17 +92,9 @@ impl SandboxDir {
         processes_of(id).into_iter().next()
     }
 
-    pub(crate) fn write_ended(&self, ended: Ended) -> Result<(), Error> {
-        save(&self.join("ended.json"), &ended)
-    }
-
     /// How it ended, where a server saw that; nothing is known otherwise.
     pub(crate) fn ended(&self) -> Option<ExitInfo> {
-        load::<Ended>(&self.join("ended.json")).map(|ended| ExitInfo {
-            code: ended.code,
-            signal: ended.signal,
-            out_of_memory: false,
-        })
+        self.exit(ENDED)
     }
 
     /// The mark of a snapshot under way, during which the machine is paused.
@@ -123,10 +106,7 @@ impl SandboxDir {
 /// Every living process that was started with `--id` and this sandbox's name: the jailer, and Firecracker.
 pub(crate) fn processes_of(id: SandboxId) -> Vec<Identity> {
     let name = machine_name(id);
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok())
+    processes()
         .filter_map(|pid| {
             // Before the arguments: should the process id be used again meanwhile, the identity is of nobody.
             let process = Identity::of(pid)?;
@@ -141,22 +121,7 @@ pub(crate) fn processes_of(id: SandboxId) -> Vec<Identity> {
         .collect()
 }
 
-pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-/// Whole or not at all: the server may be killed at any instant.
-pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let temporary = path.with_extension("new");
-    let write = || {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        serde_json::to_writer(&mut file, value)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().at(path)
+/// Writes a note and names its file in an error.
+pub(crate) fn note<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    save(path, value).at(path)
 }

@@ -34,7 +34,6 @@ mod snapshot;
 mod start;
 mod teardown;
 mod usage;
-mod user;
 mod version;
 mod vsock;
 

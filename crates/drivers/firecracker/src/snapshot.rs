@@ -12,8 +12,9 @@ use crate::api::Api;
 use crate::error::{At, Error};
 use crate::files;
 use crate::key::Key;
-use crate::layout::{DATA_DRIVE, MEMORY, ROOT_DRIVE, STATE, SandboxDir, load, save};
+use crate::layout::{DATA_DRIVE, MEMORY, ROOT_DRIVE, STATE, SandboxDir, note};
 use crate::machine;
+use ostler_sandbox::notes::load;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -107,7 +108,7 @@ impl Store {
             .at(&partial)?;
         let mut done = machine.write(&partial, end).await;
         if done.is_ok() {
-            done = save(&partial.join("snapshot.json"), key)
+            done = note(&partial.join("snapshot.json"), key)
                 .and_then(|()| std::fs::rename(&partial, self.dir(name)).at(&self.dir(name)));
         }
         machine.tidy();

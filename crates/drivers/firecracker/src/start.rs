@@ -8,18 +8,23 @@ use crate::initrd;
 use crate::key::Key;
 use crate::launch::{self, Console, Jail};
 use crate::layout::{
-    API_SOCKET, DATA_DRIVE, Ended, INITRD, KERNEL, MEMORY, ROOT_DRIVE, Record, STATE, SandboxDir, Started,
+    API_SOCKET, DATA_DRIVE, ENDED, INITRD, KERNEL, MEMORY, ROOT_DRIVE, Record, STATE, SandboxDir, Started,
     machine_name,
 };
 use crate::machine::{self, Plan};
 use crate::version::Version;
 use ostler_domain::{SandboxId, SandboxTemplate};
+use ostler_sandbox::detached::free_user;
+use ostler_sandbox::local::lock;
 use ostler_sandbox::process::{Identity, boot_id};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tokio::process::Child;
+
+/// First of the user ids of machines: above the ranges that distributions, containers and systemd hand out, beside that
+/// of the process driver, below 2³¹.
+const FIRST_UID: u32 = 0x7100_0000;
 
 /// A start that `Driver::check` has let through.
 pub(crate) struct Start<'a> {
@@ -63,7 +68,7 @@ impl Start<'_> {
             None => launch::direct(&self.program.path, &record.machine, &record.root),
         };
         let (child, process) = launch::spawn(&launch, &console)?;
-        reap(child, self.dir.clone());
+        self.dir.reap(child, ENDED);
         self.dir.write_started(&Started {
             boot: boot_id(),
             firecracker: process,
@@ -122,7 +127,7 @@ impl Start<'_> {
         let machine = machine_name(self.id);
         let jailed = self.inner.jailed(self.template);
         // Between the choice and its note nobody else may choose.
-        let _choosing = crate::driver::lock(&self.inner.choosing);
+        let _choosing = lock(&self.inner.choosing);
         let user = if jailed {
             let taken = self
                 .inner
@@ -130,7 +135,7 @@ impl Start<'_> {
                 .into_iter()
                 .filter_map(|id| self.inner.dir(id).record()?.user)
                 .collect();
-            let user = crate::user::free(self.id, &taken);
+            let user = free_user(self.id, FIRST_UID, &taken);
             Some(user.ok_or_else(|| Error::Other("every user id for machines is in use".into()))?)
         } else {
             None
@@ -253,19 +258,4 @@ impl Initrd {
         let to = root.join(INITRD);
         initrd::write(&to, self.base.as_deref(), &self.guest, &self.description, owner)
     }
-}
-
-/// Waits for a child so that no zombie stays, and notes how it ended.
-fn reap(mut child: Child, dir: SandboxDir) {
-    tokio::spawn(async move {
-        use std::os::unix::process::ExitStatusExt;
-        if let Ok(status) = child.wait().await {
-            let ended = Ended {
-                code: status.code(),
-                signal: status.signal(),
-            };
-            // The directory may be gone already.
-            let _gone_is_fine = dir.write_ended(ended);
-        }
-    });
 }

@@ -5,12 +5,12 @@ use crate::cgroups;
 use crate::layout::{API_SOCKET, SandboxDir, processes_of};
 use nix::sys::signal::Signal;
 use ostler_domain::SandboxId;
+use ostler_sandbox::remove_busy_tree;
 use std::time::{Duration, Instant};
 
 /// How long the kernel gets to end killed processes.
 const DEATH_LIMIT: Duration = Duration::from_secs(10);
-/// How often a directory is tried in which a note is being written right now.
-const TRIES: u32 = 20;
+/// How often the killed processes are looked at.
 const STEP: Duration = Duration::from_millis(2);
 
 /// Ends and removes everything but the parent of its cgroups; returns what could not be done.
@@ -67,11 +67,11 @@ pub(crate) async fn teardown(
             );
         }
         for part in ["jail", "root"] {
-            note("removing its files", remove(&dir.join(part)));
+            note("removing its files", remove_busy_tree(&dir.join(part)));
         }
         // What is left of it is found again by its notes, so those go last.
         if failures.is_empty()
-            && let Err(e) = remove(dir.path())
+            && let Err(e) = remove_busy_tree(dir.path())
         {
             failures.push(format!("removing its notes: {e}"));
         }
@@ -80,17 +80,4 @@ pub(crate) async fn teardown(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| vec![e.to_string()])
-}
-
-fn remove(path: &std::path::Path) -> std::io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match ostler_sandbox::remove_tree(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries < TRIES => {
-                tries += 1;
-                std::thread::sleep(STEP);
-            }
-            other => return other,
-        }
-    }
 }

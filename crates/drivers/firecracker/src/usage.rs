@@ -1,18 +1,13 @@
 //! What a machine has used.
 
 use ostler_sandbox::Usage;
-use ostler_sandbox::process::stat;
+use ostler_sandbox::process::Identity;
 
 /// What the kernel counts of a Firecracker process, which is its machine and a little more.
-pub(crate) fn of(pid: i32) -> Option<Usage> {
-    // SAFETY: both read constants of the system.
-    let (ticks, page) = unsafe {
-        (
-            libc::sysconf(libc::_SC_CLK_TCK),
-            libc::sysconf(libc::_SC_PAGESIZE),
-        )
-    };
-    let (ticks, page) = (u64::try_from(ticks).ok()?.max(1), u64::try_from(page).ok()?);
+pub(crate) fn of(process: Identity) -> Option<Usage> {
+    // SAFETY: reads a constant of the system.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let pid = process.pid;
     let resident = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let resident: Option<u64> = resident
         .split_ascii_whitespace()
@@ -26,7 +21,7 @@ pub(crate) fn of(pid: i32) -> Option<Usage> {
             .and_then(|(_, value)| value.parse().ok())
     };
     Some(Usage {
-        cpu_us: Some(stat(pid)?.cpu_ticks * 1_000_000 / ticks),
+        cpu_us: Some(process.cpu_us()?),
         memory_bytes: resident.map(|pages| pages * page),
         read_bytes: counted("read_bytes"),
         written_bytes: counted("write_bytes"),

@@ -123,7 +123,7 @@ pub(crate) fn environment(id: SandboxId, template: &SandboxTemplate, home: &str)
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect();
     env.extend(template.env.clone());
-    env.insert(crate::plain::MARKER.to_owned(), id.to_string());
+    env.insert(ostler_sandbox::detached::MARKER.to_owned(), id.to_string());
     env
 }
 
@@ -192,9 +192,13 @@ fn device(name: &str) -> PathBuf {
     Path::new("/dev").join(name)
 }
 
-/// Whether this host has it.
+/// Whether this host has it. A name is no path, so that nothing but what is directly in `/dev` can be meant; a disk is no
+/// device for programs, but a way around all files.
 pub(crate) fn has_device(name: &str) -> bool {
-    name == "kvm" && std::fs::metadata(device(name)).is_ok_and(|m| m.file_type().is_char_device())
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    !name.is_empty()
+        && name.bytes().all(is_name)
+        && std::fs::symlink_metadata(device(name)).is_ok_and(|m| m.file_type().is_char_device())
 }
 
 impl Bubblewrap {
@@ -264,7 +268,8 @@ impl Bubblewrap {
                 .devices
                 .iter()
                 .filter_map(|name| std::fs::metadata(device(name)).ok())
-                .filter(|m| m.mode() & 0o006 != 0o006)
+                // Where its group may not use it, being in that group, such as root's, would only open other things.
+                .filter(|m| m.mode() & 0o006 != 0o006 && m.mode() & 0o060 != 0 && m.gid() != 0)
                 .map(|m| m.gid().to_string())
                 .collect();
             if groups.is_empty() {
@@ -400,10 +405,12 @@ mod tests {
     fn the_template_cannot_take_the_marker() {
         let id = SandboxId::new();
         let mut template = SandboxTemplate::new(DriverKind::Process);
-        template.env.insert(crate::plain::MARKER.into(), "other".into());
+        template
+            .env
+            .insert(ostler_sandbox::detached::MARKER.into(), "other".into());
         template.env.insert("HOME".into(), "/elsewhere".into());
         let env = environment(id, &template, HOME);
-        assert_eq!(env[crate::plain::MARKER], id.to_string());
+        assert_eq!(env[ostler_sandbox::detached::MARKER], id.to_string());
         assert_eq!(env["HOME"], "/elsewhere");
     }
 }

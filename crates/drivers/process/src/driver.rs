@@ -8,18 +8,17 @@ use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_egress::Policy;
 use ostler_sandbox::cgroup::{Group, Host, Limits};
+use ostler_sandbox::local::{Local, Turn};
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
-    Usage, connect_socket, mount_refusals, refusals,
+    Usage, connect_socket, mount_refusals, refusals, refused,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast};
-use tokio::task::AbortHandle;
 
 const KIND: DriverKind = DriverKind::Process;
 
@@ -27,11 +26,8 @@ const KIND: DriverKind = DriverKind::Process;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long the kernel gets to freeze or thaw.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
-/// How long the note of how a sandbox ended is waited for, and how often it is looked at.
+/// How long bubblewrap gets to note how a sandbox ended.
 const NOTE_LIMIT: Duration = Duration::from_millis(500);
-const NOTE_STEP: Duration = Duration::from_millis(5);
-/// Events kept for a slow receiver.
-const EVENTS: usize = 256;
 
 /// Sandboxes made of namespaces and cgroups of this host.
 #[derive(Debug)]
@@ -47,18 +43,7 @@ struct Inner {
     capabilities: Capabilities,
     /// Places for starts.
     starts: Semaphore,
-    events: broadcast::Sender<DriverEvent>,
-    entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
-}
-
-/// The right to work on one sandbox.
-type Turn = tokio::sync::OwnedMutexGuard<()>;
-
-/// What this process holds of one sandbox: no two operations on it at a time, and the task that waits for its end.
-#[derive(Debug, Default)]
-struct Entry {
-    turn: Arc<tokio::sync::Mutex<()>>,
-    watch: Mutex<Option<AbortHandle>>,
+    local: Local,
 }
 
 /// The guest's arguments, given where its sockets and its workspace are.
@@ -90,29 +75,17 @@ impl ProcessDriver {
     /// Looks at the host, makes the state directory and watches the sandboxes that an earlier driver of the same
     /// instance left running. Must be called within a tokio runtime.
     pub async fn open(mut options: ProcessOptions) -> Result<Self, DriverError> {
-        let unavailable = |message: String| DriverError::Unavailable {
-            driver: KIND,
-            message,
-        };
-        if !options.instance_is_valid() {
-            return Err(unavailable(format!(
-                "the instance name `{}` must be 1 to 40 of a-z, 0-9, - and _",
-                options.instance
-            )));
-        }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.state_dir)
-            .and_then(|()| std::fs::canonicalize(&options.state_dir))
-            .map(|real| options.state_dir = real)
-            .map_err(|e| unavailable(format!("its directory {}: {e}", options.state_dir.display())))?;
+        let local = Local::open(KIND, &options.instance, &options.state_dir)?;
+        options.state_dir = local.state_dir().to_owned();
         let bubblewrap = match options.mode {
             Mode::Plain => Err("plain processes were asked for".to_owned()),
             Mode::Auto | Mode::Namespaces => probe::bubblewrap().await,
         };
         if let (Mode::Namespaces, Err(why)) = (options.mode, &bubblewrap) {
-            return Err(unavailable(why.clone()));
+            return Err(DriverError::Unavailable {
+                driver: KIND,
+                message: why.clone(),
+            });
         }
         let host = Host::discover(&options.instance);
         let namespaces = bubblewrap.is_ok();
@@ -146,8 +119,7 @@ impl ProcessDriver {
             bubblewrap,
             host,
             capabilities,
-            events: broadcast::channel(EVENTS).0,
-            entries: Mutex::default(),
+            local,
         });
         for id in inner.list() {
             let dir = inner.dir(id);
@@ -159,34 +131,9 @@ impl ProcessDriver {
     }
 }
 
-impl Drop for ProcessDriver {
-    fn drop(&mut self) {
-        for entry in lock(&self.inner.entries).values() {
-            entry.stop_watching();
-        }
-    }
-}
-
-impl Entry {
-    fn stop_watching(&self) {
-        if let Some(task) = lock(&self.watch).take() {
-            task.abort();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks, and the values are valid after each statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Inner {
     fn dir(&self, id: SandboxId) -> SandboxDir {
         SandboxDir::of(&self.options.state_dir, id)
-    }
-
-    fn entry(&self, id: SandboxId) -> Arc<Entry> {
-        lock(&self.entries).entry(id).or_default().clone()
     }
 
     fn group(&self, id: SandboxId) -> Group {
@@ -196,31 +143,10 @@ impl Inner {
         }
     }
 
-    fn failed(action: &'static str, id: SandboxId, message: impl std::fmt::Display) -> DriverError {
-        DriverError::Failed {
-            driver: KIND,
-            action,
-            id,
-            message: message.to_string(),
-        }
-    }
-
-    /// What has a directory or a cgroup. A directory without a note is from a start that was cut off.
+    /// What has a directory or a cgroup.
     fn list(&self) -> Vec<SandboxId> {
-        let dirs = std::fs::read_dir(&self.options.state_dir)
-            .into_iter()
-            .flatten()
-            .filter_map(|e| e.ok()?.file_name().into_string().ok());
-        let ids: BTreeSet<SandboxId> = dirs
-            .chain(self.host.names())
-            .filter_map(|name| name.parse().ok())
-            .filter(|id| {
-                self.dir(*id)
-                    .record()
-                    .is_none_or(|r| r.instance == self.options.instance)
-            })
-            .collect();
-        ids.into_iter().collect()
+        self.local
+            .list(self.host.names(), |id| Some(self.dir(id).record()?.instance))
     }
 
     async fn teardown(&self, id: SandboxId, grace: Duration) -> Vec<String> {
@@ -236,10 +162,10 @@ impl Inner {
             .starts
             .acquire()
             .await
-            .map_err(|e| Self::failed("start", id, e))?;
+            .map_err(|e| self.local.failed("start", id, e))?;
         // Before this succeeds nothing is ours to clean up: the sandbox may exist.
         dir.create().map_err(|e| {
-            Self::failed(
+            self.local.failed(
                 "start",
                 id,
                 format!("its directory {}: {e}", dir.path().display()),
@@ -247,7 +173,7 @@ impl Inner {
         })?;
         let done = match tokio::time::timeout(START_LIMIT, self.launch(&spec, &dir)).await {
             Ok(Ok(started)) => Ok(started),
-            Ok(Err(e)) => Err(Self::failed("start", id, e)),
+            Ok(Err(e)) => Err(self.local.failed("start", id, e)),
             Err(_) => Err(DriverError::TimedOut {
                 driver: KIND,
                 action: "start",
@@ -261,10 +187,7 @@ impl Inner {
                 Ok(started.guest.pid.to_string())
             }
             Err(error) => {
-                for failure in self.teardown(id, Duration::ZERO).await {
-                    tracing::warn!(sandbox = %id, failure, "cleaning up after a failed start");
-                }
-                lock(&self.entries).remove(&id);
+                self.local.undone(id, &self.teardown(id, Duration::ZERO).await);
                 Err(error)
             }
         }
@@ -309,33 +232,19 @@ impl Inner {
         }
     }
 
-    /// Waits for the end of the sandbox and tells of it. The task holds no strong reference while it waits, so that it
-    /// does not keep the driver alive.
+    /// Waits for the end of the sandbox and tells of it.
     fn watch(self: &Arc<Self>, id: SandboxId, started: &Started) {
         let (guest, monitor, dir) = (started.guest, started.monitor, self.dir(id));
-        let weak = Arc::downgrade(self);
-        let task = tokio::spawn(async move {
-            if let Err(error) = guest.ended().await {
-                tracing::warn!(sandbox = %id, %error, "cannot wait for its end; health checks will notice it");
-                return;
-            }
+        let ended = async move {
+            guest.ended().await?;
             // How it ended is noted by bubblewrap, or by the task that reaps it, a moment later.
             monitor.ended_within(NOTE_LIMIT).await;
-            let noted = std::time::Instant::now() + NOTE_LIMIT;
-            while dir.exit() == ExitInfo::default() && std::time::Instant::now() < noted {
-                tokio::time::sleep(NOTE_STEP).await;
-            }
-            if let Some(inner) = weak.upgrade() {
-                let exit = inner.exit(id);
-                tracing::info!(sandbox = %id, ?exit, "ended unasked");
-                // Nobody listening is fine: health checks ask.
-                let _nobody = inner.events.send(DriverEvent { id, exit });
-            }
-        });
-        let entry = self.entry(id);
-        if let Some(old) = lock(&entry.watch).replace(task.abort_handle()) {
-            old.abort();
-        }
+            Ok(())
+        };
+        let weak = Arc::downgrade(self);
+        let noted = move || dir.exit() != ExitInfo::default();
+        self.local
+            .watch(id, ended, noted, move || Some(weak.upgrade()?.exit(id)));
     }
 
     fn exit(&self, id: SandboxId) -> ExitInfo {
@@ -364,8 +273,8 @@ impl Inner {
         let group = self.group(id);
         tokio::task::spawn_blocking(move || group.freeze(frozen, FREEZE_LIMIT))
             .await
-            .map_err(|e| Self::failed(action, id, e))?
-            .map_err(|e| Self::failed(action, id, e))
+            .map_err(|e| self.local.failed(action, id, e))?
+            .map_err(|e| self.local.failed(action, id, e))
     }
 }
 
@@ -431,12 +340,11 @@ impl Driver for ProcessDriver {
 
     async fn start(&self, spec: &SandboxSpec) -> Result<String, DriverError> {
         self.check(&spec.template)?;
-        let turn = self.inner.entry(spec.id).turn.clone().lock_owned().await;
-        // A task of its own: a caller that gives up must not leave half a sandbox. It has its turn from the beginning, so
-        // that a removal that follows waits for it.
-        tokio::spawn(self.inner.clone().start(spec.clone(), turn))
-            .await
-            .unwrap_or_else(|e| Err(Inner::failed("start", spec.id, e)))
+        let inner = self.inner.clone();
+        // It has its turn from the beginning, so that a removal that follows waits for it.
+        let turn = inner.local.turn(spec.id).await;
+        let work = inner.clone().start(spec.clone(), turn);
+        inner.local.to_end("start", spec.id, work).await
     }
 
     async fn connect(&self, id: SandboxId) -> Result<Box<dyn ByteStream>, DriverError> {
@@ -445,7 +353,7 @@ impl Driver for ProcessDriver {
             Err(_) if self.inner.status(id) == DriverStatus::Gone => {
                 Err(DriverError::NotFound { driver: KIND, id })
             }
-            Err(e) => Err(Inner::failed("connect to", id, e)),
+            Err(e) => Err(self.inner.local.failed("connect to", id, e)),
         }
     }
 
@@ -456,19 +364,12 @@ impl Driver for ProcessDriver {
     async fn remove(&self, id: SandboxId, grace: Duration) -> Result<(), DriverError> {
         let inner = self.inner.clone();
         let work = async move {
-            let entry = inner.entry(id);
-            let _turn = entry.turn.lock().await;
-            entry.stop_watching();
+            let _turn = inner.local.turn(id).await;
+            inner.local.stop_tasks(id);
             let failures = inner.teardown(id, grace).await;
-            if failures.is_empty() {
-                lock(&inner.entries).remove(&id);
-                return Ok(());
-            }
-            Err(Inner::failed("remove", id, failures.join("; ")))
+            inner.local.removed(id, &failures)
         };
-        tokio::spawn(work)
-            .await
-            .unwrap_or_else(|e| Err(Inner::failed("remove", id, e)))
+        self.inner.local.to_end("remove", id, work).await
     }
 
     async fn list(&self) -> Result<Vec<SandboxId>, DriverError> {
@@ -501,7 +402,7 @@ impl Driver for ProcessDriver {
     }
 
     fn events(&self) -> broadcast::Receiver<DriverEvent> {
-        self.inner.events.subscribe()
+        self.inner.local.events()
     }
 
     fn check(&self, template: &SandboxTemplate) -> Result<(), DriverError> {
@@ -524,12 +425,6 @@ impl Driver for ProcessDriver {
             Ok(bubblewrap) => reasons.extend(bubblewrap.user(any, template).err()),
             Err(_) => reasons.extend(self.inner.dir(any).too_long()),
         }
-        if reasons.is_empty() {
-            return Ok(());
-        }
-        Err(DriverError::Unsupported {
-            driver: KIND,
-            reasons,
-        })
+        refused(KIND, reasons)
     }
 }

@@ -1,12 +1,13 @@
 //! Starting bubblewrap (or a plain guest) detached from this process.
 
 use crate::bubblewrap::{self, Bubblewrap};
-use crate::identity::{Identity, boot_id, stat};
 use crate::layout::{SandboxDir, Started};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ostler_domain::{SandboxId, SandboxTemplate};
 use ostler_host_network::Slot;
 use ostler_sandbox::cgroup::Group;
+use ostler_sandbox::detached;
+use ostler_sandbox::process::{Identity, boot_id, stat};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -53,7 +54,7 @@ pub(crate) async fn namespaces(
             Path::new(bubblewrap::WORKSPACE),
         ))
         .env_clear()
-        .env(crate::plain::MARKER, id.to_string());
+        .env(detached::MARKER, id.to_string());
     let passed = [
         arguments.as_raw_fd(),
         filter.as_raw_fd(),
@@ -138,28 +139,13 @@ fn spawn(
             // `&File` writes without allocating, which is forbidden between fork and exec.
             (&mut &*procs).write_all(b"0")?;
         }
-        nix::unistd::setsid()?;
+        detached::leave_session()?;
         if let Some(network) = &network {
             nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET)?;
         }
         // Where no namespace holds them, orphans stay below the guest and can be found there.
         nix::sys::prctl::set_child_subreaper(true)?;
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
-        // The session keyring may hold the server's secrets and would be inherited; a new, empty one is joined.
-        // SAFETY: the arguments are an integer and a null name; kernels without keyrings answer with an error.
-        unsafe {
-            libc::syscall(libc::SYS_keyctl, 1 /* join session keyring */, 0usize)
-        };
-        // Descriptors that this process itself inherited carelessly must not reach the sandbox. Old kernels refuse.
-        // SAFETY: marks descriptors of this child for closing at exec, all of which its parent keeps.
-        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        for fd in &passed {
-            // SAFETY: clears a flag of a descriptor that the parent holds open until this call is over.
-            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        detached::pass_only(&passed)
     };
     // SAFETY: the closure makes system calls only; it neither allocates nor takes locks.
     unsafe { command.pre_exec(in_child) };

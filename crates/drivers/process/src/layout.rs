@@ -1,12 +1,13 @@
 //! The directory of a sandbox and the notes in it, by which a later server finds it again.
 
-use crate::identity::{Identity, boot_id};
 use ostler_domain::SandboxId;
 use ostler_sandbox::ExitInfo;
-use serde::de::DeserializeOwned;
+use ostler_sandbox::detached::is_marked;
+use ostler_sandbox::notes::{self, NoteDir, load, save};
+use ostler_sandbox::process::{Identity, boot_id, stat};
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 /// Name of the guest's socket in the run directory.
@@ -49,77 +50,76 @@ struct StatusDocument {
 
 /// The directory of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SandboxDir(PathBuf);
+pub(crate) struct SandboxDir(NoteDir);
+
+impl Deref for SandboxDir {
+    type Target = NoteDir;
+
+    fn deref(&self) -> &NoteDir {
+        &self.0
+    }
+}
 
 impl SandboxDir {
     pub(crate) fn of(state_dir: &Path, id: SandboxId) -> Self {
-        Self(state_dir.join(id.to_string()))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub(crate) fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        Self(NoteDir::of(state_dir, id))
     }
 
     /// Where the sandbox's own files are: on a disk of their own where their size is limited.
     pub(crate) fn files(&self) -> PathBuf {
         let disk = self.disk();
-        if disk.is_dir() { disk } else { self.0.clone() }
+        if disk.is_dir() {
+            disk
+        } else {
+            self.path().to_owned()
+        }
     }
 
     /// Mount point of the disk.
     pub(crate) fn disk(&self) -> PathBuf {
-        self.0.join("disk")
+        self.join("disk")
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.0.join("run").join(SOCKET)
+        self.join("run").join(SOCKET)
     }
 
     /// Why a guest cannot make its sockets here, where it sees this directory under its real path.
     pub(crate) fn too_long(&self) -> Option<String> {
-        let length = self.0.join("run").join(LONGEST_SOCKET).as_os_str().len();
+        let length = self.join("run").join(LONGEST_SOCKET).as_os_str().len();
         (length > SOCKET_PATH).then(|| {
             format!(
                 "plain processes below {}, a path that is {} bytes too long for their sockets: choose a data directory \
                  with a shorter one",
-                self.0.display(),
+                self.path().display(),
                 length - SOCKET_PATH
             )
         })
     }
 
-    /// Makes the directory; an error when it exists already.
-    pub(crate) fn create(&self) -> io::Result<()> {
-        std::fs::DirBuilder::new().mode(0o700).create(&self.0)
-    }
-
     pub(crate) fn record(&self) -> Option<Record> {
-        self.load("sandbox.json")
+        load(&self.join("sandbox.json"))
     }
 
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
-        self.save("sandbox.json", record)
+        save(&self.join("sandbox.json"), record)
     }
 
     pub(crate) fn write_started(&self, started: &Started) -> io::Result<()> {
-        self.save("process.json", started)
+        save(&self.join("process.json"), started)
     }
 
     /// The noted processes, if they are of this boot. A server that was killed just after it started bubblewrap wrote no
     /// note; bubblewrap itself did, and its child is recognised by the environment that it was given.
     pub(crate) fn started(&self, id: SandboxId) -> Option<Started> {
-        if let Some(started) = self.load::<Started>("process.json") {
+        if let Some(started) = load::<Started>(&self.join("process.json")) {
             return (started.boot == boot_id()).then_some(started);
         }
         let pid = self.status().child_pid?;
         let guest = Identity::of(pid)?;
-        let parent = crate::identity::stat(pid)?.parent;
+        let parent = stat(pid)?.parent;
         let monitor = Identity::of(parent)?;
-        crate::plain::is_marked(parent, id).then(|| Started {
+        is_marked(parent, id).then(|| Started {
             boot: boot_id(),
             monitor,
             guest,
@@ -158,32 +158,7 @@ impl SandboxDir {
 
     /// The end of the log, for error messages.
     pub(crate) fn log_tail(&self) -> String {
-        let read = || -> io::Result<String> {
-            let mut file = std::fs::File::open(self.join("log"))?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
-            let mut text = Vec::new();
-            file.take(LOG_TAIL).read_to_end(&mut text)?;
-            Ok(String::from_utf8_lossy(&text).trim().to_owned())
-        };
-        read().unwrap_or_default()
-    }
-
-    fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_slice(&std::fs::read(self.join(name)).ok()?).ok()
-    }
-
-    /// Whole or not at all: the server may be killed at any instant.
-    fn save<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
-        let temporary = self.join(&format!("{name}.new"));
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        serde_json::to_writer(&mut file, value)?;
-        std::fs::rename(temporary, self.join(name))
+        notes::tail(&self.join("log"), LOG_TAIL)
     }
 }
 

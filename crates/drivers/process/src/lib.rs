@@ -19,7 +19,6 @@
 mod bubblewrap;
 mod disk;
 mod driver;
-mod identity;
 mod launch;
 mod layout;
 mod options;

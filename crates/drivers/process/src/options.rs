@@ -39,8 +39,8 @@ pub struct ProcessOptions {
     /// Gives sandboxes with a filtered network an interface. Without it they have the loopback alone, and the proxy that
     /// the guest offers there is their only way out.
     pub network: Option<Arc<HostNetwork>>,
-    /// Devices of this host that a template may ask for. Only `kvm` is of use to programs without privileges: `fuse`
-    /// takes mounts and `net-tun` the right to configure interfaces, which no program in a sandbox has.
+    /// Devices of this host that a template may ask for: names in `/dev`, such as `kvm`. Those that need privileges are of
+    /// no use to programs in a sandbox, which have none: `fuse` takes mounts.
     pub devices: BTreeSet<String>,
     /// Most sandboxes that are being started at once.
     pub starts: usize,
@@ -65,14 +65,5 @@ impl ProcessOptions {
             devices: BTreeSet::new(),
             starts: 4,
         }
-    }
-
-    /// Whether the instance name can be part of a file name everywhere.
-    pub(crate) fn instance_is_valid(&self) -> bool {
-        (1..=40).contains(&self.instance.len())
-            && self
-                .instance
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
     }
 }

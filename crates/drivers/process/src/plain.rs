@@ -1,21 +1,12 @@
 //! Finding and killing the processes of a sandbox without a namespace and without a cgroup: by the marker in their
 //! environment and by descent from those that have it.
 
-use crate::identity::{Identity, stat};
 use nix::sys::signal::Signal;
 use ostler_domain::SandboxId;
+use ostler_sandbox::detached::{self, is_marked};
+use ostler_sandbox::process::{Identity, stat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-
-/// Name of the variable that marks every process of a sandbox; its value is the sandbox's id.
-pub(crate) const MARKER: &str = "OSTLER_SANDBOX";
-
-/// Whether the process was started with the marker of this sandbox.
-pub(crate) fn is_marked(pid: i32, id: SandboxId) -> bool {
-    let wanted = format!("{MARKER}={id}");
-    std::fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|env| env.split(|b| *b == 0).any(|v| v == wanted.as_bytes()))
-}
 
 /// Every living process that has the marker or descends from one that has it.
 pub(crate) fn processes(id: SandboxId) -> Vec<Identity> {
@@ -26,14 +17,7 @@ pub(crate) fn processes(id: SandboxId) -> Vec<Identity> {
 fn processes_and(id: SandboxId, known: &[Identity]) -> Vec<Identity> {
     let mut parents = BTreeMap::new();
     let mut found: BTreeSet<i32> = known.iter().filter(|p| p.alive()).map(|p| p.pid).collect();
-    for entry in std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-    {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
-            continue;
-        };
+    for pid in detached::processes() {
         let Some(process) = stat(pid).filter(|s| !s.zombie) else {
             continue;
         };
@@ -98,6 +82,7 @@ pub(crate) fn kill_all(id: SandboxId, strays: &mut Vec<Identity>, limit: Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ostler_sandbox::detached::MARKER;
     use std::process::{Command, Stdio};
 
     #[test]

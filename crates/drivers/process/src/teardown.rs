@@ -4,7 +4,7 @@ use crate::layout::SandboxDir;
 use nix::sys::signal::Signal;
 use ostler_domain::SandboxId;
 use ostler_host_network::HostNetwork;
-use ostler_sandbox::cgroup::{Group, Host};
+use ostler_sandbox::cgroup::Host;
 use std::time::Duration;
 
 /// How long the kernel gets to end killed processes.
@@ -22,13 +22,8 @@ pub(crate) async fn teardown(
 ) -> Vec<String> {
     let mut failures = Vec::new();
     let record = dir.record();
-    let mut dirs = host.group(&id.to_string()).dirs().to_vec();
-    for noted in record.iter().flat_map(|r| &r.groups) {
-        if !dirs.contains(noted) {
-            dirs.push(noted.clone());
-        }
-    }
-    let group = Group::new(dirs);
+    let noted = record.iter().flat_map(|r| r.groups.clone());
+    let group = host.group_and(&id.to_string(), noted);
     let started = dir.started(id);
     let in_namespace = record.is_some_and(|r| r.namespaces) && started.is_some();
     // The end of the guest cuts the descent of its orphans, so they are looked for before.

@@ -187,5 +187,39 @@ async fn devices_are_refused_unless_allowed() {
     let driver = subject.open().await;
     let mut template = subject.template();
     template.devices = ["kvm".to_owned()].into();
-    assert!(driver.check(&template).unwrap_err().to_string().contains("kvm"));
+    let refused = driver.check(&template).unwrap_err().to_string();
+    assert!(refused.contains("the device kvm: it offers none"), "{refused}");
+}
+
+#[tokio::test]
+async fn devices_are_given_where_the_settings_allow_them() {
+    ostler_test_kit::require!(Bubblewrap);
+    let is_device = |name: &&str| {
+        let found = std::fs::metadata(std::path::Path::new("/dev").join(name));
+        found.is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_char_device(&m.file_type()))
+    };
+    // Any that a sandbox does not have by itself; every host has the last.
+    let given = ["fuse", "kvm", "kmsg"].into_iter().find(is_device).unwrap();
+    let mut subject = Process::new(Mode::Namespaces);
+    let (_, id, mut guest) = start(&subject, None).await;
+    let look = format!("stat -c %F /dev/{given} 2>&1 || true");
+    assert!(guest.shell(&look).await.contains("No such file"));
+    subject.open().await.remove(id, Duration::ZERO).await.unwrap();
+
+    // What is no device, or no name, is not offered, whatever the settings say.
+    subject.devices = vec![given, "no-such-device", "net/tun", "..", "", "fd", "shm"];
+    let driver = subject.open().await;
+    let offered: Vec<String> = driver.capabilities().devices.iter().cloned().collect();
+    assert_eq!(offered, [given]);
+    let mut template = subject.template();
+    template.devices = ["no-such-device".to_owned()].into();
+    let refused = driver.check(&template).unwrap_err().to_string();
+    let wanted = format!("the device no-such-device: it offers {given}");
+    assert!(refused.contains(&wanted), "{refused}");
+    template.devices = [given.to_owned()].into();
+    let id = SandboxId::new();
+    driver.start(&SandboxSpec::new(id, template)).await.unwrap();
+    let mut guest = Guest::ready(driver.as_ref(), id).await;
+    assert_eq!(guest.shell(&look).await.trim(), "character special file");
+    driver.remove(id, Duration::ZERO).await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Kernels, and the initial RAM disks that go with them.
 
-use crate::error::{At, Error};
+use crate::error::{At, Doing, Error};
 use crate::{initrd, modules};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ impl Kernel {
             stamp,
             version,
             modules: modules.len(),
-            initrd: initrd::common(&program, &modules),
+            initrd: initrd::common(&program, &modules).doing("making the initial RAM disk")?,
         })
     }
 

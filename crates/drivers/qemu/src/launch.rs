@@ -2,12 +2,13 @@
 
 use crate::drives::{Base, DATA, ROOT};
 use crate::error::{At, Doing, Error};
-use crate::layout::{Exit, MARKER, MachineDir};
+use crate::layout::{EXIT, MachineDir};
 use crate::options::Accelerator;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use ostler_domain::{NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_guest_protocol::port;
 use ostler_sandbox::cgroup::Group;
+use ostler_sandbox::detached::{self, MARKER};
 use ostler_sandbox::process::Identity;
 use serde_json::json;
 use std::ffi::OsString;
@@ -15,10 +16,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 /// Sockets in the directory that is QEMU's own.
 pub(crate) const QMP: &str = "qmp.sock";
@@ -185,7 +185,7 @@ pub(crate) fn start(
         .spawn()
         .map_err(|e| Error::Other(format!("{}: {e}", program.display())))?;
     let qemu = child.id().and_then(|pid| Identity::of(pid as i32));
-    reap(child, dir.clone());
+    dir.reap(child, EXIT);
     qemu.ok_or_else(|| Error::Other(format!("QEMU ended at once; {}", dir.last_words())))
 }
 
@@ -209,13 +209,7 @@ pub(crate) fn detach(
             // `&File` writes without allocating, which is forbidden between fork and exec.
             (&mut &*procs).write_all(b"0")?;
         }
-        nix::unistd::setsid()?;
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
-        // The session keyring may hold the server's secrets and would be inherited; a new, empty one is joined.
-        // SAFETY: the arguments are an integer and a null name; kernels without keyrings answer with an error.
-        unsafe {
-            libc::syscall(libc::SYS_keyctl, 1 /* join session keyring */, 0usize)
-        };
+        detached::leave_session()?;
         if let Some(user) = user {
             // SAFETY: three calls that change this process's user; the pointer is to as many groups as the count says.
             let done = unsafe {
@@ -228,33 +222,11 @@ pub(crate) fn detach(
             }
         }
         nix::sys::prctl::set_no_new_privs()?;
-        // Descriptors that this process itself inherited carelessly must not reach QEMU. Old kernels refuse.
-        // SAFETY: marks descriptors of this child for closing at exec, all of which its parent keeps.
-        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        for fd in &passed {
-            // SAFETY: clears a flag of a descriptor that the parent holds open until this call is over.
-            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        detached::pass_only(&passed)
     };
     // SAFETY: the closure makes system calls only; it neither allocates nor takes locks.
     unsafe { command.pre_exec(in_child) };
     Ok(())
-}
-
-/// Waits for QEMU so that no zombie stays, and notes how it ended.
-fn reap(mut child: Child, dir: MachineDir) {
-    tokio::spawn(async move {
-        if let Ok(status) = child.wait().await {
-            // The directory may be gone already.
-            let _gone_is_fine = dir.write_exit(Exit {
-                code: status.code(),
-                signal: status.signal(),
-            });
-        }
-    });
 }
 
 /// A kernel that any user can read through the descriptor: the file itself, or a copy in memory where it is closed to others.

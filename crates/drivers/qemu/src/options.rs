@@ -75,13 +75,4 @@ impl QemuOptions {
             answer_limit: Duration::from_secs(10),
         }
     }
-
-    /// Whether the instance name can be part of a file name everywhere.
-    pub(crate) fn instance_is_valid(&self) -> bool {
-        (1..=40).contains(&self.instance.len())
-            && self
-                .instance
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    }
 }

@@ -3,146 +3,33 @@
 //! QEMU writes its memory to a pipe, as if it moved to another host, and reads it from one; so it needs no right to any file
 //! but its drives. What was baked in is kept beside the memory: a machine that differs in anything would not go on but break.
 
+use crate::driver::Inner;
 use crate::drives::{self, DATA, ROOT};
 use crate::error::{At, Doing, Error};
-use crate::kernel::hash;
-use crate::layout::{MachineDir, SNAPSHOTS, load, save};
-use crate::options::Accelerator;
+use crate::key::Key;
+use crate::layout::{MachineDir, SNAPSHOTS};
 use crate::qmp::Qmp;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use ostler_domain::{NetworkPolicy, SandboxTemplate};
-use serde::{Deserialize, Serialize};
+use ostler_domain::SandboxId;
+use ostler_sandbox::DriverError;
+use ostler_sandbox::notes::{load, save};
 use serde_json::json;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const MEMORY: &str = "memory";
 const KEY: &str = "snapshot.json";
 /// In a machine's directory while it is paused for a snapshot; holds the snapshot's name.
-pub(crate) const MARK: &str = "snapshot";
+const MARK: &str = "snapshot";
 const STEP: Duration = Duration::from_millis(10);
 /// Bytes a second, more than any disk takes.
 const FAST: u64 = 1 << 40;
-
-/// Everything that a machine cannot change when it goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Key {
-    pub(crate) qemu: String,
-    pub(crate) accelerator: Accelerator,
-    pub(crate) processor: String,
-    pub(crate) kernel: String,
-    pub(crate) kernel_args: Option<String>,
-    pub(crate) cpus: u32,
-    pub(crate) memory_mb: u64,
-    pub(crate) disk_mb: Option<u64>,
-    pub(crate) root_drive: String,
-    pub(crate) data_drive_mb: Option<u64>,
-    /// Whether there is a network interface.
-    pub(crate) network: bool,
-    /// Hash of the environment, whose values may be secret.
-    pub(crate) env: String,
-}
-
-impl Key {
-    /// Of a machine that is started from `template` on this host. `kernel` is the hash of the kernel.
-    pub(crate) fn of(
-        template: &SandboxTemplate,
-        qemu: &str,
-        accelerator: Accelerator,
-        kernel: &str,
-    ) -> Result<Self, Error> {
-        let root = Path::new(template.root_drive.as_deref().unwrap_or_default());
-        let meta = std::fs::metadata(root).at(root)?;
-        let env = serde_json::to_vec(&template.env).map_err(|e| Error::Other(e.to_string()))?;
-        Ok(Self {
-            qemu: qemu.to_owned(),
-            accelerator,
-            processor: processor(),
-            kernel: kernel.to_owned(),
-            kernel_args: template.kernel_args.clone(),
-            cpus: template.cpus,
-            memory_mb: template.memory_mb,
-            disk_mb: template.disk_mb,
-            root_drive: format!(
-                "{} of {} bytes, changed at {}.{:09}",
-                root.display(),
-                meta.len(),
-                meta.mtime(),
-                meta.mtime_nsec()
-            ),
-            data_drive_mb: template.data_drive_mb,
-            network: template.network == NetworkPolicy::Open,
-            env: hash(&env),
-        })
-    }
-
-    /// In what a machine differs from the one that this snapshot was taken of, one sentence each.
-    fn differences(&self, wanted: &Self) -> Vec<String> {
-        let number = |value: &Option<u64>| value.map_or("none".to_owned(), |v| v.to_string());
-        let text = |value: &Option<String>| value.clone().unwrap_or("none".to_owned());
-        let pairs = [
-            ("QEMU", self.qemu.clone(), wanted.qemu.clone()),
-            (
-                "the accelerator",
-                self.accelerator.as_str().into(),
-                wanted.accelerator.as_str().into(),
-            ),
-            ("the processor", self.processor.clone(), wanted.processor.clone()),
-            ("the kernel", self.kernel.clone(), wanted.kernel.clone()),
-            (
-                "kernel arguments",
-                text(&self.kernel_args),
-                text(&wanted.kernel_args),
-            ),
-            ("CPUs:", self.cpus.to_string(), wanted.cpus.to_string()),
-            (
-                "MiB of memory:",
-                self.memory_mb.to_string(),
-                wanted.memory_mb.to_string(),
-            ),
-            ("MiB of disk:", number(&self.disk_mb), number(&wanted.disk_mb)),
-            (
-                "the root drive",
-                self.root_drive.clone(),
-                wanted.root_drive.clone(),
-            ),
-            (
-                "MiB of data drive:",
-                number(&self.data_drive_mb),
-                number(&wanted.data_drive_mb),
-            ),
-            (
-                "a network interface:",
-                self.network.to_string(),
-                wanted.network.to_string(),
-            ),
-            (
-                "an environment with the hash",
-                self.env.clone(),
-                wanted.env.clone(),
-            ),
-        ];
-        pairs
-            .into_iter()
-            .filter(|(_, has, wants)| has != wants)
-            .map(|(what, has, wants)| format!("it has {what} {has} and not {wants}"))
-            .collect()
-    }
-}
-
-fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.split_once(':'))
-        .find(|(name, _)| ["model name", "CPU part"].contains(&name.trim()))
-        .map(|(_, model)| model.trim().to_owned())
-        .unwrap_or_default()
-}
 
 /// Why a name cannot be that of a snapshot.
 pub(crate) fn refusal(name: &str) -> Option<String> {
@@ -181,8 +68,54 @@ pub(crate) fn remove(state_dir: &Path, name: &str) -> io::Result<()> {
     Ok(())
 }
 
+impl Inner {
+    pub(crate) async fn snapshot(self: Arc<Self>, id: SandboxId, name: String) -> Result<(), DriverError> {
+        let _turn = self.local.turn(id).await;
+        self.running(id)?;
+        let dir = self.dir(id);
+        let work = async {
+            let record = dir
+                .record()
+                .ok_or_else(|| Error::Other("its description is missing".into()))?;
+            let qmp = self.qmp(id).await?;
+            let options = &self.options;
+            take(
+                &options.state_dir,
+                &dir,
+                qmp,
+                &record.key,
+                &name,
+                options.start_limit,
+            )
+            .await
+        };
+        work.await.map_err(|e| self.local.failed("snapshot", id, e))
+    }
+
+    /// Lets a machine go on that a killed server had stopped for a snapshot, and removes what there is of that.
+    pub(crate) async fn finish_snapshot(&self, id: SandboxId) {
+        let mark = self.dir(id).join(MARK);
+        let Ok(name) = std::fs::read_to_string(&mark) else {
+            return;
+        };
+        let resume = async {
+            let mut qmp = self.qmp(id).await?;
+            let _none_is_fine = qmp.execute("migrate_cancel", json!({})).await;
+            qmp.execute("cont", json!({})).await?;
+            std::fs::remove_file(&mark).at(&mark)?;
+            if refusal(&name).is_none() && !names(&self.options.state_dir).contains(&name) {
+                remove(&self.options.state_dir, &name).at(&mark)?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = resume.await {
+            tracing::warn!(sandbox = %id, %error, "it stays stopped after a snapshot that was cut off");
+        }
+    }
+}
+
 /// Takes a snapshot of a machine; whatever happens, the machine goes on afterwards if it ran before.
-pub(crate) async fn take(
+async fn take(
     state_dir: &Path,
     dir: &MachineDir,
     mut qmp: Qmp,
@@ -329,10 +262,11 @@ pub(crate) async fn restore(state_dir: &Path, name: &str, qmp: &mut Qmp) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ostler_domain::DriverKind;
+    use crate::options::Accelerator;
+    use ostler_domain::{DriverKind, SandboxTemplate};
 
     #[test]
-    fn every_difference_is_told_and_no_secret_is() {
+    fn another_machine_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let drive = dir.path().join("drive");
         std::fs::write(&drive, "drive").unwrap();
@@ -340,14 +274,7 @@ mod tests {
         template.root_drive = Some(drive.display().to_string());
         let of = |t: &SandboxTemplate| Key::of(t, "7.2", Accelerator::Tcg, "abc").unwrap();
         let key = of(&template);
-        assert_eq!(key.differences(&of(&template)), Vec::<String>::new());
         template.memory_mb += 1;
-        template.network = NetworkPolicy::Open;
-        template.env.insert("TOKEN".into(), "secret".into());
-        std::fs::write(&drive, "another").unwrap();
-        let told = key.differences(&of(&template));
-        assert_eq!(told.len(), 4, "{told:?}");
-        assert!(!told.join("").contains("secret"));
         let place = place(dir.path(), "one");
         std::fs::create_dir_all(&place).unwrap();
         save(&place.join(KEY), &key).unwrap();

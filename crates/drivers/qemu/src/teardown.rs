@@ -5,26 +5,19 @@ use crate::layout::{self, MachineDir};
 use crate::mux;
 use crate::qmp::Qmp;
 use ostler_domain::SandboxId;
-use ostler_sandbox::cgroup::{Group, Host};
+use ostler_sandbox::cgroup::Host;
 use serde_json::json;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long the kernel gets to end killed processes.
 const DEATH_LIMIT: Duration = Duration::from_secs(10);
 /// How long QEMU gets to let a paused machine go on, of its grace.
 const RESUME_LIMIT: Duration = Duration::from_millis(500);
-const TRIES: u32 = 20;
 
 /// Ends and removes everything. Returns what could not be done.
 pub(crate) async fn teardown(host: &Host, dir: &MachineDir, id: SandboxId, grace: Duration) -> Vec<String> {
-    let mut dirs = host.group(&id.to_string()).dirs().to_vec();
-    for noted in dir.record().into_iter().flat_map(|r| r.groups) {
-        if !dirs.contains(&noted) {
-            dirs.push(noted);
-        }
-    }
-    let group = Group::new(dirs);
+    let noted = dir.record().into_iter().flat_map(|r| r.groups);
+    let group = host.group_and(&id.to_string(), noted);
     let qemu = dir.qemu(id);
     if let Some(qemu) = qemu.filter(|q| q.alive() && !grace.is_zero()) {
         let end = Instant::now() + grace;
@@ -61,21 +54,8 @@ pub(crate) async fn teardown(host: &Host, dir: &MachineDir, id: SandboxId, grace
             }
         }
         note("removing its cgroup", group.remove(DEATH_LIMIT));
-        note("removing its files", remove(&path));
+        note("removing its files", ostler_sandbox::remove_busy_tree(&path));
         failures
     });
     work.await.unwrap_or_else(|e| vec![e.to_string()])
-}
-
-/// Removes the directory. Whoever reaps QEMU may just be writing there how it ended.
-fn remove(path: &Path) -> std::io::Result<()> {
-    for _ in 0..TRIES {
-        match ostler_sandbox::remove_tree(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            other => return other,
-        }
-    }
-    ostler_sandbox::remove_tree(path)
 }

@@ -3,17 +3,14 @@
 use crate::error::Error;
 use crate::qmp::Qmp;
 use ostler_sandbox::Usage;
-use ostler_sandbox::process::{Identity, stat};
+use ostler_sandbox::process::Identity;
 use serde_json::{Value, json};
 
 /// What QEMU's process and its drives say.
 pub(crate) async fn of(qemu: Identity, mut qmp: Qmp) -> Result<Usage, Error> {
     let blocks = qmp.execute("query-blockstats", json!({})).await?;
-    // SAFETY: the call has no memory to do with.
-    let ticks = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100);
-    let cpu_us = stat(qemu.pid).map(|s| s.cpu_ticks * 1_000_000 / ticks.max(1));
     Ok(Usage {
-        cpu_us,
+        cpu_us: qemu.cpu_us(),
         memory_bytes: resident(qemu.pid),
         read_bytes: Some(sum(&blocks, "rd_bytes")),
         written_bytes: Some(sum(&blocks, "wr_bytes")),

@@ -67,6 +67,8 @@ pub(crate) struct ProcessSettings {
     pub(crate) limits: bool,
     /// Most processes and threads in one sandbox.
     pub(crate) max_processes: u32,
+    /// Devices of this host that templates may ask for: names in /dev.
+    pub(crate) devices: BTreeSet<String>,
 }
 
 impl Default for ProcessSettings {
@@ -76,6 +78,7 @@ impl Default for ProcessSettings {
             separation: Separation::Namespaces,
             limits: true,
             max_processes: 4096,
+            devices: BTreeSet::new(),
         }
     }
 }
@@ -121,7 +124,7 @@ impl Default for DockerSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EngineSettings {
-    /// The engine: `tcp://HOST:PORT`, or `unix://PATH` of a socket that is forwarded from there.
+    /// The engine: `tcp://HOST:PORT`, `ssh://[USER@]HOST[:PORT]`, or `unix://PATH` of a socket that is forwarded from there.
     pub(crate) engine: String,
     /// Directory with `ca.pem`, `cert.pem` and `key.pem`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -112,8 +112,7 @@ async fn a_shell_is_worked_in_from_a_terminal() {
     // A program of one's own, and a kill of the command.
     let steps = json!([["expect", "ready"], ["signal", 15], ["end", 143]]);
     // It listens to the hang-up alone and takes a while about it: TERM must not come in between.
-    let program =
-        "trap 'sleep 0.3; echo hung up > gone; exit' HUP; echo ready; while :; do sleep 0.1; done";
+    let program = "trap 'sleep 0.3; echo hung up > gone; exit' HUP; echo ready; while :; do sleep 0.1; done";
     let arguments = ["agent", "shell", &agent, "--", "sh", "-c", program];
     drive(&server, &arguments, &steps);
     let gone = server.ok(&[

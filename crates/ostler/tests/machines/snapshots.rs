@@ -209,7 +209,13 @@ async fn what_holds_secrets_is_not_kept() {
     let configured = ["agent", "provision", "--pool", "plain", "--env", "TOKEN=x"];
     let configured = id(&cli.ok(&configured), "sbx_");
     let by_pool = id(&cli.ok(&["agent", "provision", "--pool", "told"]), "sbx_");
-    for (agent, why) in [(&configured, "configuration"), (&by_pool, "pool")] {
+    let by_exec = id(&cli.ok(&["agent", "provision", "--pool", "plain"]), "sbx_");
+    cli.ok(&["agent", "exec", &by_exec, "-e", "TOKEN=x", "--", "true"]);
+    for (agent, why) in [
+        (&configured, "configuration"),
+        (&by_pool, "pool"),
+        (&by_exec, "its programs were given"),
+    ] {
         let refused = cli.run(&["agent", "snapshot", agent, "secret"]);
         assert!(refused.code == 4 && refused.err.contains(why), "{refused:?}");
     }

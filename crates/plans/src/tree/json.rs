@@ -20,10 +20,14 @@ pub(super) fn parse(text: &str) -> Result<Node, Vec<Problem>> {
 }
 
 fn syntax(error: &serde_json::Error) -> Problem {
-    let text = error.to_string();
-    let message = text.split(" at line ").next().unwrap_or(&text);
     let place = Place::LineColumn(error.line().max(1) as u32, error.column().max(1) as u32);
-    Problem::of_text(place, format!("this is not JSON: {message}"))
+    Problem::of_text(place, format!("this is not JSON: {}", words(error)))
+}
+
+/// The message without the place, which for a part of the text would be a wrong one.
+fn words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
 /// The offset of a slice of `text` in it.
@@ -46,7 +50,7 @@ fn value(text: &str, part: &str, depth: usize, problems: &mut Vec<Problem>) -> R
         return Err(format!("lists and tables stand more than {} deep", limits::DEPTH));
     }
     // `RawValue` checks the outline only; a bad escape in a string shows here.
-    let bad = |error: serde_json::Error| format!("this is not JSON: {error}");
+    let bad = |error: serde_json::Error| format!("this is not JSON: {}", words(&error));
     Ok(match part.as_bytes().first() {
         Some(b'{') => {
             let entries = serde_json::Deserializer::from_str(part)

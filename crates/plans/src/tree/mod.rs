@@ -9,7 +9,7 @@ mod toml;
 mod yaml;
 
 use crate::{Format, PlanError, PlanErrors, limits};
-pub(crate) use read::{SCALAR, TEMPLATE, read};
+pub(crate) use read::{Problems, SCALAR, TEMPLATE, read};
 pub(crate) use yaml::plain;
 
 /// A place in a text. Offsets become lines only for errors: counting columns for each value of one long line would take
@@ -116,17 +116,17 @@ impl<'t> Source<'t> {
         };
         match parsed {
             Ok(root) => Ok(Self { text, root }),
-            Err(problems) => Err(errors(text, problems)),
+            Err(problems) => Err(errors(text, (problems, false))),
         }
     }
 
     /// Gives problems their lines.
-    pub(crate) fn errors(&self, problems: Vec<Problem>) -> PlanErrors {
+    pub(crate) fn errors(&self, problems: Problems) -> PlanErrors {
         errors(self.text, problems)
     }
 }
 
-fn errors(text: &str, problems: Vec<Problem>) -> PlanErrors {
+fn errors(text: &str, (problems, more): Problems) -> PlanErrors {
     let found = problems
         .into_iter()
         .take(limits::PROBLEMS)
@@ -144,7 +144,7 @@ fn errors(text: &str, problems: Vec<Problem>) -> PlanErrors {
             }
         })
         .collect();
-    PlanErrors::new(found)
+    PlanErrors::new(found, more)
 }
 
 fn line_column(text: &str, offset: usize) -> (u32, u32) {
@@ -157,6 +157,15 @@ fn line_column(text: &str, offset: usize) -> (u32, u32) {
 }
 
 impl Node {
+    /// How many values there are in it, itself included.
+    fn size(&self) -> usize {
+        match &self.value {
+            Value::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
+            Value::Table(entries) => 1 + entries.iter().map(|entry| entry.node.size()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
     /// The entry with this key, if this is a table that has it.
     pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.value {

@@ -18,11 +18,19 @@ pub(crate) const SCALAR: &str = "$ostler::scalar";
 /// Name of a newtype that may be a text with `${matrix.…}` in place of its value.
 pub(crate) const TEMPLATE: &str = "$ostler::template";
 
+/// How many values are looked at in all rounds together. A small plan is told all its mistakes; a huge one that is full
+/// of them does not keep a server busy.
+const WORK: usize = 5_000_000;
+
+/// What was found, and whether there may be more.
+pub(crate) type Problems = (Vec<Problem>, bool);
+
 /// Reads `T`, or tells everything that hinders it.
-pub(crate) fn read<T: DeserializeOwned>(root: &Node) -> Result<T, Vec<Problem>> {
+pub(crate) fn read<T: DeserializeOwned>(root: &Node) -> Result<T, Problems> {
+    let rounds = (WORK / root.size()).clamp(1, 2 * limits::PROBLEMS);
     let mut problems = Vec::new();
     let mut skipped = HashSet::new();
-    loop {
+    for _ in 0..rounds {
         let top = Reader {
             node: root,
             path: &Path::Top,
@@ -30,11 +38,11 @@ pub(crate) fn read<T: DeserializeOwned>(root: &Node) -> Result<T, Vec<Problem>> 
         };
         let error = match T::deserialize(top) {
             Ok(value) if problems.is_empty() => return Ok(value),
-            Ok(_) => return Err(problems),
+            Ok(_) => return Err((problems, false)),
             Err(error) => error.at(root, root.place, &Path::Top, &skipped),
         };
         let Some(found) = error.found else {
-            return Err(problems);
+            return Err((problems, true));
         };
         if !found.follows {
             problems.push(Problem {
@@ -44,15 +52,30 @@ pub(crate) fn read<T: DeserializeOwned>(root: &Node) -> Result<T, Vec<Problem>> 
                 suggestion: error.suggestion,
             });
         }
-        if problems.len() >= limits::PROBLEMS || !skipped.insert(found.id) || found.id == id(root) {
-            return Err(problems);
+        if problems.len() >= limits::PROBLEMS {
+            break;
+        }
+        if !skipped.insert(found.id) || found.id == id(root) {
+            return Err((problems, false));
         }
     }
+    Err((problems, true))
 }
 
 /// What tells values of one tree apart.
 fn id(node: &Node) -> usize {
     std::ptr::from_ref(node).addr()
+}
+
+/// Whether a field is missing only because what stands for it was wrong: its value, or its name.
+fn replaces(table: &Node, field: &str, skipped: &HashSet<usize>) -> bool {
+    let Value::Table(entries) = &table.value else {
+        return false;
+    };
+    entries
+        .iter()
+        .filter(|entry| skipped.contains(&id(&entry.node)))
+        .any(|entry| did_you_mean(&entry.key, [field]).is_some())
 }
 
 /// The way to a value, on the stack.
@@ -115,10 +138,7 @@ impl ReadError {
     /// Gives the mistake its place, unless it already has one further down.
     fn at(mut self, node: &Node, place: Place, path: &Path<'_>, skipped: &HashSet<usize>) -> Self {
         if self.found.is_none() {
-            let follows = self
-                .missing
-                .and_then(|field| node.entry(field))
-                .is_some_and(|entry| skipped.contains(&id(&entry.node)));
+            let follows = self.missing.is_some_and(|field| replaces(node, field, skipped));
             self.found = Some(Found {
                 id: id(node),
                 place,
@@ -314,9 +334,22 @@ impl<'de> Deserializer<'de> for Reader<'_, '_> {
         )))
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        // serde would also take a list, its items as fields by position.
+        match self.node.value {
+            Value::List(_) => Err(de::Error::invalid_type(Unexpected::Seq, &"a table")),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

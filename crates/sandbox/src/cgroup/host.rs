@@ -117,6 +117,17 @@ impl Host {
         Group::new(self.hierarchies.iter().map(|h| h.parent.join(name)).collect())
     }
 
+    /// The same, with what was noted of it by an earlier server, which may have found other hierarchies.
+    pub fn group_and(&self, name: &str, noted: impl IntoIterator<Item = PathBuf>) -> Group {
+        let mut dirs = self.group(name).dirs().to_vec();
+        for dir in noted {
+            if !dirs.contains(&dir) {
+                dirs.push(dir);
+            }
+        }
+        Group::new(dirs)
+    }
+
     /// The names of all groups of this instance.
     pub fn names(&self) -> Vec<String> {
         self.hierarchies

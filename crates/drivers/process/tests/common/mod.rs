@@ -22,6 +22,7 @@ pub(crate) struct Process {
     mode: Mode,
     instance: String,
     pub(crate) network: Option<Arc<HostNetwork>>,
+    pub(crate) devices: Vec<&'static str>,
 }
 
 fn guest(state: &Path) -> PathBuf {
@@ -53,6 +54,7 @@ impl Process {
             mode,
             instance: name.trim_start_matches("ostler-").to_owned(),
             network: None,
+            devices: Vec::new(),
         }
     }
 
@@ -60,6 +62,7 @@ impl Process {
         let mut options = ProcessOptions::new(&self.instance, &self.state, guest);
         options.mode = self.mode;
         options.network.clone_from(&self.network);
+        options.devices = self.devices.iter().map(|&name| name.to_owned()).collect();
         // Others than root can set limits only in a delegated cgroup.
         options.without_limits = !nix::unistd::geteuid().is_root();
         Arc::new(ProcessDriver::open(options).await.unwrap())
