@@ -51,7 +51,8 @@ impl Site<'_, '_> {
             Err(wrong) => wrong,
         };
         self.tell(steps, wrong);
-        String::new()
+        // The plan is refused; an empty text would be taken for a second mistake.
+        "?".to_owned()
     }
 
     fn optional(&mut self, field: &str, text: Option<&String>) -> Option<String> {
@@ -202,7 +203,7 @@ impl Site<'_, '_> {
             PlannedCommand::Script(text) => ("script", text.trim().is_empty()),
             PlannedCommand::Argv(list) => ("run", list.first().is_some_and(String::is_empty)),
         };
-        if empty && !self.sink.full() {
+        if empty {
             self.tell(&[field.into()], Wrong::new("there is nothing to run in it"));
         }
         Some(command)
@@ -297,7 +298,7 @@ impl Site<'_, '_> {
     fn kernel(&mut self, KernelField(kernel): &KernelField) -> Kernel {
         let at = |field: &str| [Step::from("kernel"), Step::from(field)];
         let name = self.text(&at("name"), &kernel.name.0);
-        if name.trim().is_empty() && !self.sink.full() {
+        if name.trim().is_empty() {
             self.tell(&["kernel".into()], Wrong::new("the name of the kernel is empty"));
         }
         let args = match &kernel.args {
@@ -317,12 +318,8 @@ impl Site<'_, '_> {
     }
 
     fn glob(&mut self, steps: &[Step], glob: &str) -> String {
-        let before = self.sink.problems.len();
         let glob = self.text(steps, glob);
-        // A text that could not be made was told already.
-        if self.sink.problems.len() == before
-            && let Err(wrong) = check_glob(&glob)
-        {
+        if let Err(wrong) = check_glob(&glob) {
             self.tell(steps, wrong);
         }
         glob

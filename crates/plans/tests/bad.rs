@@ -186,6 +186,10 @@ fn meaning() {
         ("itself", tests(&["{name: a, run: x, needs: [a]}"])),
         ("circle by defaults", "name: p\ndefaults: {needs: [a]}\ntests: [{name: a, run: x}]".into()),
         ("unknown axis", test("cwd: '${matrix.kernal}', matrix: {kernel: [1], arch: [x]}")),
+        (
+            "one mistake in many combinations",
+            "name: p\nmatrix: {k: [1, 2]}\ntests: [{name: t, run: '${matrix.q}', artifacts: ['${matrix.q}']}]".into(),
+        ),
         ("no matrix", test("cwd: '${matrix.kernel}'")),
         ("open brace", test("cwd: '${matrix.kernel', matrix: {kernel: [1]}")),
         ("a template that does not fit", test("timeout: '${matrix.t}', runner: '${matrix.t}', matrix: {t: [1s, quemu]}")),
