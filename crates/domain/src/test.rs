@@ -1,7 +1,7 @@
 //! Tests: what a test's run is told besides its commands, and what becomes known of it.
 
 use crate::state::text_enum;
-use crate::{PlanId, ProjectId, TenantId, Timestamp, UserId};
+use crate::{PlanId, ProjectId, RunId, RunStatus, TenantId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -141,6 +141,8 @@ pub struct TestSpec {
     pub name: String,
     /// Identity across plans of the same name, for history.
     pub key: String,
+    /// Its place in the plan, from 0; what it needs stands before it.
+    pub index: u32,
     /// Which part of a sharded test this is.
     pub shard: Option<Shard>,
     /// Names of the tests of the plan that must have passed before.
@@ -224,6 +226,49 @@ pub struct TestResult {
     pub problems: Vec<String>,
     /// Whether another run of the same test takes the place of this one.
     pub superseded: bool,
+}
+
+impl TestSpec {
+    /// Whether its failure neither fails the plan nor keeps back what needs it.
+    pub const fn is_tolerated(&self) -> bool {
+        self.quarantined || self.allow_failure
+    }
+}
+
+/// The end of one run of a test, for the history of the test. It outlives the run, and there is one for each run of a
+/// test that ended in whatever way: that it is there means that the end was told and what follows from it was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestRecord {
+    /// The run.
+    pub run_id: RunId,
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Identity of the test across plans: [`TestSpec::key`].
+    pub key: String,
+    /// The plan.
+    pub plan_id: PlanId,
+    /// Name of the plan.
+    pub plan: String,
+    /// Name of the test.
+    pub name: String,
+    /// Which run of the test in its plan, from 1.
+    pub ordinal: u32,
+    /// How it ended.
+    pub status: RunStatus,
+    /// Whether its failure counts for nothing.
+    pub tolerated: bool,
+    /// Whether another run of the same test takes its place.
+    pub superseded: bool,
+    /// Whether it passed after an earlier run of it in the same plan had failed.
+    pub flaky: bool,
+    /// Wall time, microseconds; 0 if it never ran.
+    pub duration_us: i64,
+    /// Processor time, microseconds; 0 where nothing measured it.
+    pub cpu_us: i64,
+    /// Most memory in use at a time, bytes; 0 where nothing measured it.
+    pub peak_memory_bytes: i64,
+    /// When it ended.
+    pub created_at: Timestamp,
 }
 
 /// A plan as it is kept: the tests themselves are runs.
