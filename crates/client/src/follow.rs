@@ -2,8 +2,8 @@
 
 use crate::sse::{EventStream, Message};
 use crate::{Client, ClientError};
-use ostler_contracts::{EventView, LogLine};
-use ostler_domain::{RunId, RunStatus};
+use ostler_contracts::{EventView, LogLine, PlanView, TestView};
+use ostler_domain::{PlanId, RunId, RunStatus};
 use reqwest::{Method, Url};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,6 +32,20 @@ pub enum LogItem {
     Line(LogLine),
     /// The run has ended, and its log with it; nothing follows.
     End(RunStatus),
+}
+
+/// An item of a followed plan.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PlanItem {
+    /// The plan or its counters have changed.
+    Plan(Box<PlanView>),
+    /// A test is being executed. Seen of most tests, but not of those that end quickly; after each new connection those
+    /// that are being executed are told again.
+    Started(Box<TestView>),
+    /// A run of a test has ended. Each comes exactly once; one that is tried again says that it is superseded.
+    Finished(Box<TestView>),
+    /// All of its tests have ended; nothing follows.
+    End(Box<PlanView>),
 }
 
 type Decode<T> = fn(&Message) -> Result<Option<T>, String>;
@@ -143,6 +157,20 @@ impl Client {
                 Err(error) => Err(format!("the end of a log: {error}")),
             },
             _ => Ok(None),
+        })
+    }
+
+    /// Follows a plan from its beginning to its end: what happened before is told first.
+    pub fn follow_plan(&self, id: PlanId) -> Follower<PlanItem> {
+        let url = self.path(&["plans", &id.to_string(), "events"]);
+        Follower::new(self.clone(), url, |message| {
+            Ok(Some(match message.event.as_str() {
+                "plan.updated" => PlanItem::Plan(message.json()?),
+                "test.started" => PlanItem::Started(message.json()?),
+                "test.finished" => PlanItem::Finished(message.json()?),
+                "plan.finished" => PlanItem::End(message.json()?),
+                _ => return Ok(None),
+            }))
         })
     }
 

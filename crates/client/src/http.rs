@@ -160,6 +160,24 @@ impl Client {
         self.send(method, segments, Some(body), patience).await.map(drop)
     }
 
+    /// Sends a text as the body. It may be large, and what is made of it, too.
+    pub(crate) async fn post_text<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        text: String,
+        content_type: &str,
+    ) -> Result<T, ClientError> {
+        let patience = Patience::Long;
+        let request = self
+            .http
+            .post(self.path(segments))
+            .timeout(patience.limit())
+            .header(reqwest::header::CONTENT_TYPE, content_type)
+            .body(text);
+        let response = self.answered(request, patience.limit()).await?;
+        self.body(response, patience).await
+    }
+
     /// Sends a stream, which may take as long as it likes.
     pub(crate) async fn put_stream<T: DeserializeOwned>(
         &self,

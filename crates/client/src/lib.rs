@@ -10,8 +10,10 @@ mod http;
 mod sse;
 mod terminal;
 
-pub use calls::{AuditQuery, Download, Exec, ExecItem, LogLines, RunQuery};
+pub use calls::{
+    AuditQuery, Download, Exec, ExecItem, LogLines, PlanQuery, RunQuery, TestIdentity, TestQuery,
+};
 pub use error::ClientError;
-pub use follow::{Followed, Follower, LogItem};
+pub use follow::{Followed, Follower, LogItem, PlanItem};
 pub use http::Client;
 pub use terminal::{Keyboard, Screen, Shown, Terminal, TerminalQuery};

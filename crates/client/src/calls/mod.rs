@@ -4,6 +4,7 @@ mod access;
 mod agents;
 mod fleet;
 mod images;
+mod plans;
 mod projects;
 mod runs;
 mod subtasks;
@@ -11,4 +12,5 @@ mod tasks;
 
 pub use access::AuditQuery;
 pub use agents::{Download, Exec, ExecItem};
+pub use plans::{PlanQuery, TestIdentity, TestQuery};
 pub use runs::{LogLines, RunQuery};
