@@ -1,7 +1,7 @@
 //! Tests: what a test's run is told besides its commands, and what becomes known of it.
 
 use crate::state::text_enum;
-use crate::{PlanId, ProjectId, RunId, RunStatus, TenantId, Timestamp, UserId};
+use crate::{ArtifactId, PlanId, ProjectId, RunId, RunStatus, TenantId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -271,6 +271,31 @@ pub struct TestRecord {
     pub created_at: Timestamp,
 }
 
+/// A file that a test left and that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Id.
+    pub id: ArtifactId,
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// The run that left it.
+    pub run_id: RunId,
+    /// The plan of that run, if any.
+    pub plan_id: Option<PlanId>,
+    /// Where it was, relative to the workspace. Unique in its run.
+    pub path: String,
+    /// Size.
+    pub bytes: i64,
+    /// SHA-256 of its content, 64 hexadecimal digits.
+    pub sha256: String,
+    /// The key that its content is stored under; others with the same content may share it.
+    pub object: String,
+    /// When it was kept.
+    pub created_at: Timestamp,
+    /// From when on it may be removed; `None` for never.
+    pub expires_at: Option<Timestamp>,
+}
+
 /// A plan as it is kept: the tests themselves are runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestPlan {
@@ -302,6 +327,8 @@ pub struct TestPlan {
     pub created_at: Timestamp,
     /// When its last test ended.
     pub finished_at: Option<Timestamp>,
+    /// The newest event when it was submitted: all events about it are later.
+    pub first_event: i64,
     /// Counted up by every change.
     pub version: i64,
 }
