@@ -137,6 +137,8 @@ pub struct TestReport {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TestSpec {
+    /// Name of its plan.
+    pub plan: String,
     /// Unique in its plan.
     pub name: String,
     /// Identity across plans of the same name, for history.
