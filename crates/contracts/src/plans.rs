@@ -1,11 +1,12 @@
 //! Plans of tests.
 //!
 //! A plan is sent as its text (`application/toml`, `application/yaml` or `application/json`), so that there is no type for
-//! it here: crates/plans reads it, and the schema of its JSON form is part of the OpenAPI document.
+//! it here: the room `plans` reads it, and has its JSON Schema.
 
 use crate::{PoolVerdict, Time};
 use ostler_domain::{
-    CaseCounts, FailureClass, KernelEnd, PlanId, ProjectId, RunId, RunStatus, SandboxId, TestMetrics, UserId,
+    CaseCounts, FailureClass, KernelEnd, PlanId, ProjectId, Run, RunId, RunStatus, SandboxId, TestMetrics,
+    Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -338,4 +339,55 @@ pub struct FlakyTest {
     pub last_at: Time,
     /// Whether its latest plan has it in quarantine or allows its failure.
     pub tolerated: bool,
+}
+
+impl TestView {
+    /// Microseconds that a run of a test took, or has taken so far at `now`; `None` when it never began.
+    pub fn duration(run: &Run, now: Timestamp) -> Option<u64> {
+        let measured = run.outcome.test.as_ref().and_then(|result| result.metrics);
+        if let Some(metrics) = measured.filter(|metrics| metrics.wall_us > 0) {
+            return Some(metrics.wall_us);
+        }
+        let end = run.finished_at.unwrap_or(now);
+        let took = end.since(run.started_at?);
+        Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// A run of a test. What is no test has no name.
+    pub fn from_run(run: &Run, now: Timestamp) -> Self {
+        let submitted = &run.submitted;
+        let test = submitted.spec.test.as_deref().cloned().unwrap_or_default();
+        let tolerated = test.is_tolerated();
+        let result = run.outcome.test.as_deref().cloned().unwrap_or_default();
+        Self {
+            run_id: submitted.id,
+            seq: run.seq,
+            name: test.name,
+            key: test.key,
+            index: test.index,
+            status: run.status,
+            held: run.status == RunStatus::Queued && submitted.held,
+            ordinal: submitted.ordinal,
+            attempt: run.attempt,
+            superseded: result.superseded,
+            flaky: run.status == RunStatus::Succeeded && submitted.ordinal > 1,
+            tolerated,
+            needs: test.needs,
+            tags: test.tags,
+            duration_us: Self::duration(run, now),
+            exit_code: run.outcome.exit_code,
+            signal: run.outcome.signal,
+            error: run.outcome.error.clone(),
+            failure: result.failure,
+            kernel_end: result.kernel_end,
+            metrics: result.metrics,
+            cases: result.cases,
+            artifacts: result.artifacts,
+            problems: result.problems,
+            sandbox_id: run.sandbox_id,
+            created_at: submitted.created_at.into(),
+            started_at: run.started_at.map(Into::into),
+            finished_at: run.finished_at.map(Into::into),
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use crate::Time;
 use ostler_domain::{
-    ProjectId, Requirements, Run, RunId, RunKind, RunSpec, RunStatus, SandboxId, SubtaskId, TaskId, Usage,
+    PlanId, ProjectId, Requirements, Run, RunId, RunKind, RunSpec, RunStatus, SandboxId, SubtaskId, TaskId,
+    Usage,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,7 +45,7 @@ pub struct RunView {
     /// command, planner, worker, check or test.
     #[schema(value_type = String)]
     pub kind: RunKind,
-    /// queued, running, succeeded, failed, timed_out, cancelled or lost.
+    /// queued, running, succeeded, failed, timed_out, cancelled, lost or skipped.
     #[schema(value_type = String)]
     pub status: RunStatus,
     /// Project it belongs to.
@@ -56,7 +57,14 @@ pub struct RunView {
     /// Subtask it belongs to.
     #[schema(value_type = Option<String>)]
     pub subtask_id: Option<SubtaskId>,
-    /// Number of the attempt at that task or subtask.
+    /// Plan of tests that it belongs to.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub plan_id: Option<PlanId>,
+    /// Name of the test, for tests.
+    #[serde(default)]
+    pub test: Option<String>,
+    /// Number of the attempt at that task, subtask or test.
     pub ordinal: u32,
     /// How often it was started; more than once only when a sandbox or server went away.
     pub attempt: u32,
@@ -137,6 +145,7 @@ impl From<Run> for RunView {
             commands,
             agent,
             timeout,
+            test,
             ..
         } = s.spec;
         let o = run.outcome;
@@ -147,6 +156,8 @@ impl From<Run> for RunView {
             project_id: s.project_id,
             task_id: s.task_id,
             subtask_id: s.subtask_id,
+            plan_id: s.plan_id,
+            test: test.map(|test| test.name),
             ordinal: s.ordinal,
             attempt: run.attempt,
             priority: s.priority,

@@ -1,10 +1,8 @@
 //! Plans of tests.
 
-use crate::http::Patience::{Long, Usual};
+use crate::http::Patience::{Long};
 use crate::{Client, ClientError};
-use ostler_contracts::{
-    FlakyTest, PlanExplanation, PlanStatus, PlanView, RerunPlan, TestHistory, TestView,
-};
+use ostler_contracts::{FlakyTest, PlanExplanation, PlanStatus, PlanView, RerunPlan, TestHistory, TestView};
 use ostler_domain::{PlanId, ProjectId, RunStatus};
 use reqwest::{Method, Url};
 
