@@ -6,7 +6,7 @@
 pub mod port;
 
 /// Newest generation of the protocol in this build, told by `Health`.
-pub const GENERATION: u32 = 2;
+pub const GENERATION: u32 = 3;
 
 /// The whole protocol; generations only add to it.
 #[expect(missing_docs, reason = "generated; the documentation is in the protocol file")]

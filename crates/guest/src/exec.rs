@@ -1,5 +1,6 @@
 //! The programs that the guest was asked to execute.
 
+use crate::isolation::{self, Kept, Maker, PASS_ON, Request, Stdio as Ends};
 use crate::output::Output;
 use crate::supervisor::{End, Report};
 use crate::terminal::{Half, Terminal};
@@ -11,14 +12,14 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 use ostler_guest_protocol::v1::exec_event::Event;
-use ostler_guest_protocol::v1::{ExecInfo, Exited, StartRequest};
+use ostler_guest_protocol::v1::{ExecInfo, ExecUsage, Exited, Isolation, Network, StartRequest};
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,13 +45,21 @@ const HANG_UP: Duration = Duration::from_secs(1);
 /// Longest wait for a program to be started.
 const START: Duration = Duration::from_secs(10);
 const KILLED: i32 = 9;
+/// For the first process of an isolated program to tell what was used after all others were killed.
+const LAST_REPORT: Duration = Duration::from_secs(1);
+/// Bytes of a block of storage, as the kernel counts.
+const BLOCK: u64 = 512;
 /// Bytes of a command that are remembered for lists.
 const ARGV: usize = 4096;
 
 /// One program.
 pub(crate) struct Exec {
-    /// The process to which all that the program starts belongs.
-    supervisor: i32,
+    /// The process to which all that the program starts belongs; 0 until an isolated program has started.
+    supervisor: AtomicI32,
+    isolated: bool,
+    /// Of an isolated program: what it can write, as long as it is wanted. At first what it comes through.
+    keeper: Mutex<Option<OwnedFd>>,
+    kept: Mutex<Vec<Kept>>,
     /// Its beginning.
     argv: Vec<String>,
     /// Microseconds since the epoch.
@@ -75,13 +84,16 @@ pub(crate) struct Execs {
     /// For all programs started from now on.
     pub(crate) env: Mutex<BTreeMap<String, String>>,
     known: Mutex<BTreeMap<String, Arc<Exec>>>,
+    /// Makes isolated programs; or why there is none.
+    maker: Result<Maker, String>,
 }
 
 impl Execs {
-    pub(crate) fn new(run: PathBuf, workspace: PathBuf) -> Self {
+    pub(crate) fn new(run: PathBuf, workspace: PathBuf, maker: Result<Maker, String>) -> Self {
         Self {
             run,
             workspace,
+            maker,
             env: Mutex::default(),
             known: Mutex::default(),
         }
@@ -109,7 +121,7 @@ impl Execs {
     /// Its process id may belong to another from now on.
     fn gone(&self, supervisor: i32) {
         for exec in lock(&self.known).values() {
-            if exec.supervisor == supervisor {
+            if !exec.isolated && exec.supervisor.load(Ordering::Relaxed) == supervisor {
                 exec.gone.store(true, Ordering::Relaxed);
             }
         }
@@ -127,8 +139,26 @@ impl Execs {
         if let Some(exec) = known {
             return Ok((exec.pid().await, true));
         }
+        if request.isolation.is_some() {
+            self.can_isolate().await.map_err(|why| {
+                Status::failed_precondition(format!("programs cannot be isolated in this sandbox: {why}"))
+            })?;
+            // Meanwhile another may have asked for the same.
+            let known = lock(&self.known).get(&request.exec_id).cloned();
+            if let Some(exec) = known {
+                return Ok((exec.pid().await, true));
+            }
+        }
         let exec = self.spawn(&request)?;
         Ok((exec.pid().await, false))
+    }
+
+    /// Whether programs can be isolated; the error says why not.
+    pub(crate) async fn can_isolate(&self) -> Result<(), String> {
+        match &self.maker {
+            Ok(maker) => maker.works().await,
+            Err(why) => Err(why.clone()),
+        }
     }
 
     fn spawn(self: &Arc<Self>, request: &StartRequest) -> Result<Arc<Exec>, Status> {
@@ -142,9 +172,11 @@ impl Execs {
         } else {
             self.workspace.join(&request.cwd)
         };
-        std::fs::create_dir_all(&cwd).map_err(|error| {
-            Status::invalid_argument(format!("{} cannot be a directory: {error}", cwd.display()))
-        })?;
+        if request.isolation.is_none() {
+            std::fs::create_dir_all(&cwd).map_err(|error| {
+                Status::invalid_argument(format!("{} cannot be a directory: {error}", cwd.display()))
+            })?;
+        }
         let refused = |error: io::Error| match error.kind() {
             io::ErrorKind::InvalidInput => {
                 Status::invalid_argument(format!("a NUL byte in the program or its environment: {error}"))
@@ -155,17 +187,19 @@ impl Execs {
             _ => Status::resource_exhausted(format!("no process can be started: {error}")),
         };
         let (status, told) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(error.into()))?;
-        // Inherited by the supervisor, and by nothing else, as nothing else is started before it is closed here.
-        fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|error| refused(error.into()))?;
         let mut env = self.environment(&request.env)?;
-        let mut command = Command::new("/proc/self/exe");
-        let terminal = match &request.terminal {
+        let mut ends: [Option<OwnedFd>; 3] = [None, None, None];
+        let (terminal, program) = match &request.terminal {
             None => {
-                command
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped());
-                None
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                for output in [false, true, true] {
+                    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| refused(error.into()))?;
+                    let (our, their) = if output { (read, write) } else { (write, read) };
+                    ours.push(Some(our));
+                    theirs.push(their);
+                }
+                ends = ours.try_into().unwrap_or_default();
+                (None, theirs)
             }
             Some(wanted) => {
                 let (terminal, other) = terminal::open(wanted)?;
@@ -173,24 +207,28 @@ impl Execs {
                     env.insert("TERM".into(), terminal::kind(wanted).into());
                 }
                 let copy = || other.try_clone().map_err(refused);
-                command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
-                Some(terminal)
+                (Some(terminal), vec![copy()?, copy()?, other])
             }
         };
-        let mut child = command
-            .arg0("ostler-guest")
-            .args(["supervise", &told.as_raw_fd().to_string(), "--"])
-            .args(&request.argv)
-            .env_clear()
-            .envs(env)
-            .current_dir(&cwd)
-            .process_group(0)
-            .spawn()
-            .map_err(refused)?;
-        drop(told);
-        // It holds the program's side of a terminal.
-        drop(command);
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let program: [OwnedFd; 3] = program
+            .try_into()
+            .map_err(|_| Status::internal("a program has three descriptors"))?;
+        let mut keeper = None;
+        let supervisor = if let Some(isolation) = &request.isolation {
+            let (ours, keep) = isolation::keeper().map_err(refused)?;
+            keeper = Some(ours);
+            let ends = Ends {
+                three: program,
+                status: told,
+                keep,
+            };
+            self.isolate(isolation, request, cwd, env, &ends)
+                .map_err(refused)?;
+            0
+        } else {
+            supervise(request, &cwd, env, program, told).map_err(refused)?
+        };
+        let [stdin, stdout, stderr] = ends;
         let (input, pieces) = mpsc::channel(STDIN);
         if !request.stdin.is_empty() {
             // The channel is new and has room.
@@ -198,7 +236,10 @@ impl Execs {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let exec = Arc::new(Exec {
-            supervisor: child.id() as i32,
+            supervisor: AtomicI32::new(supervisor),
+            isolated: request.isolation.is_some(),
+            keeper: Mutex::new(keeper),
+            kept: Mutex::default(),
             argv: beginning(&request.argv),
             started_us: now.as_micros() as i64,
             has_terminal: terminal.is_some(),
@@ -221,18 +262,46 @@ impl Execs {
             }
         } else {
             if let Some(stdin) = stdin {
-                let stdin = pipe::Sender::from_owned_fd(stdin.into()).map_err(refused)?;
+                let stdin = pipe::Sender::from_owned_fd(stdin).map_err(refused)?;
                 tokio::spawn(write(stdin, pieces));
             }
             Follow {
                 status,
-                stdout: Box::new(end(stdout.map(Into::into)).map_err(refused)?),
-                stderr: Box::new(end(stderr.map(Into::into)).map_err(refused)?),
+                stdout: Box::new(end(stdout).map_err(refused)?),
+                stderr: Box::new(end(stderr).map_err(refused)?),
             }
         };
         let (this, followed) = (Arc::clone(self), Arc::clone(&exec));
         tokio::spawn(async move { follow.run(&this, &followed).await });
         Ok(exec)
+    }
+
+    /// Has an isolated program started; whether it could be is told by its reports.
+    fn isolate(
+        &self,
+        isolation: &Isolation,
+        request: &StartRequest,
+        cwd: PathBuf,
+        env: BTreeMap<OsString, OsString>,
+        ends: &Ends,
+    ) -> io::Result<()> {
+        let Ok(maker) = &self.maker else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let variable = |(mut name, value): (OsString, OsString)| {
+            name.push("=");
+            name.push(value);
+            name
+        };
+        let request = Request {
+            own_network: isolation.network() == Network::Own,
+            keep: isolation.keep_until_release,
+            scratch_bytes: isolation.scratch_bytes,
+            cwd: cwd.into(),
+            argv: request.argv.iter().map(OsString::from).collect(),
+            env: env.into_iter().map(variable).collect(),
+        };
+        maker.send(&request, ends)
     }
 
     /// What the guest was given, then what was configured, then what this program is given; and the tools.
@@ -316,8 +385,36 @@ impl Execs {
     fn supervisors(&self) -> HashSet<i32> {
         let known = lock(&self.known);
         let live = known.values().filter(|exec| !exec.gone.load(Ordering::Relaxed));
-        live.map(|exec| exec.supervisor).collect()
+        live.map(|exec| exec.supervisor.load(Ordering::Relaxed))
+            .chain(self.maker.as_ref().ok().map(Maker::pid))
+            .collect()
     }
+}
+
+/// Starts the supervisor of a program that is not isolated, in its process id.
+fn supervise(
+    request: &StartRequest,
+    cwd: &Path,
+    env: BTreeMap<OsString, OsString>,
+    program: [OwnedFd; 3],
+    told: OwnedFd,
+) -> io::Result<i32> {
+    let [stdin, stdout, stderr] = program;
+    // Inherited by the supervisor, and by nothing else, as nothing else is started before it is closed here.
+    fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let child = Command::new("/proc/self/exe")
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .arg0("ostler-guest")
+        .args(["supervise", &told.as_raw_fd().to_string(), "--"])
+        .args(&request.argv)
+        .env_clear()
+        .envs(env)
+        .current_dir(cwd)
+        .process_group(0)
+        .spawn()?;
+    Ok(child.id() as i32)
 }
 
 /// The home directory of programs that are not given another.
@@ -372,6 +469,9 @@ impl Exec {
     pub(crate) fn signal(&self, number: i32) -> Result<bool, Status> {
         let signal = Signal::try_from(number)
             .map_err(|_| Status::invalid_argument(format!("{number} is not the number of a signal")))?;
+        if self.isolated {
+            return Ok(self.pass_on(signal));
+        }
         let main = self.main.load(Ordering::Relaxed);
         if let Some(terminal) = lock(&self.terminal).as_ref()
             && terminal.signal(signal)
@@ -381,8 +481,81 @@ impl Exec {
         Ok(main != 0 && killpg(Pid::from_raw(main), signal).is_ok())
     }
 
+    /// Has the first process of an isolated program signal the program. False if there is none.
+    fn pass_on(&self, signal: Signal) -> bool {
+        self.tell_supervisor(PASS_ON + signal as i32)
+    }
+
+    fn tell_supervisor(&self, number: i32) -> bool {
+        let supervisor = self.supervisor.load(Ordering::Relaxed);
+        // SAFETY: a call with numbers only.
+        supervisor > 0
+            && !self.gone.load(Ordering::Relaxed)
+            && unsafe { nix::libc::kill(supervisor, number) } == 0
+    }
+
+    /// The same as [`kill`](Self::kill), for an isolated program: its first process knows all the others.
+    async fn kill_isolated(&self, grace: Duration) -> bool {
+        if self.pid().await == 0 || self.gone.load(Ordering::Relaxed) {
+            return false;
+        }
+        let begun = Instant::now();
+        if self.has_terminal {
+            self.pass_on(Signal::SIGHUP);
+            self.pass_on(Signal::SIGCONT);
+            self.gone_by(begun + grace.min(HANG_UP)).await;
+        }
+        self.tell_supervisor(Signal::SIGTERM as i32);
+        if !self.gone_by(begun + grace).await {
+            // So that it can still tell what they have used; and if it does not, without.
+            self.tell_supervisor(Signal::SIGQUIT as i32);
+            if !self.gone_by(Instant::now() + LAST_REPORT).await {
+                self.tell_supervisor(Signal::SIGKILL as i32);
+                self.gone_by(Instant::now() + START).await;
+            }
+        }
+        true
+    }
+
+    /// Waits for the end of everything that belongs to an isolated program. Whether it has come.
+    async fn gone_by(&self, end: Instant) -> bool {
+        loop {
+            if self.gone.load(Ordering::Relaxed) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// What an isolated program wrote, where that is kept: directories by their names.
+    pub(crate) fn kept(&self) -> io::Result<Vec<Kept>> {
+        let copy = |(path, handle): &Kept| Ok((path.clone(), handle.try_clone()?));
+        lock(&self.kept).iter().map(copy).collect()
+    }
+
+    /// It has started.
+    fn started(&self, pid: i32) {
+        if self.isolated {
+            self.supervisor.store(pid, Ordering::Relaxed);
+            if let Some(keeper) = lock(&self.keeper).take()
+                && let Ok(kept) = isolation::kept(&keeper)
+            {
+                *lock(&self.kept) = kept;
+            }
+        }
+        self.main.store(pid, Ordering::Relaxed);
+        self.pid.send_replace(Some(pid));
+    }
+
     /// Ends all that the program started. False if there was nothing left.
     pub(crate) async fn kill(&self, grace: Duration) -> bool {
+        if self.isolated {
+            return self.kill_isolated(grace).await;
+        }
+        let supervisor = self.supervisor.load(Ordering::Relaxed);
         let main = Pid::from_raw(self.main.load(Ordering::Relaxed));
         let mut hung_up = false;
         let mut grace = grace;
@@ -393,11 +566,11 @@ impl Exec {
             if hung_up && !self.gone.load(Ordering::Relaxed) {
                 // What listens to it may have something to put away, which TERM would cut short.
                 let began = Instant::now();
-                processes::gone_by(self.supervisor, began + grace.min(HANG_UP)).await;
+                processes::gone_by(supervisor, began + grace.min(HANG_UP)).await;
                 grace = grace.saturating_sub(began.elapsed());
             }
         }
-        let ended = !self.gone.load(Ordering::Relaxed) && processes::end_below(self.supervisor, grace).await;
+        let ended = !self.gone.load(Ordering::Relaxed) && processes::end_below(supervisor, grace).await;
         ended || hung_up
     }
 }
@@ -482,10 +655,13 @@ impl Follow {
                 line = reports.next_line(), if supervised => {
                     let report = line.ok().flatten();
                     supervised = report.is_some();
+                    if !supervised && exec.isolated {
+                        // Its first process has gone, and with it all others.
+                        exec.gone.store(true, Ordering::Relaxed);
+                    }
                     let ended = match report.as_deref().map(Report::parse) {
                         Some(Some(Report::Started(pid))) => {
-                            exec.main.store(pid, Ordering::Relaxed);
-                            exec.pid.send_replace(Some(pid));
+                            exec.started(pid);
                             None
                         }
                         Some(Some(Report::Failed(code, why))) => Some(Exited {
@@ -496,7 +672,9 @@ impl Follow {
                         Some(Some(Report::Ended(end))) => Some(exited(end)),
                         None if end.is_none() => {
                             // Somebody killed the supervisor. What it held fell to this process.
-                            processes::kill_strays(&execs.supervisors());
+                            if !exec.isolated {
+                                processes::kill_strays(&execs.supervisors());
+                            }
                             Some(Exited { signal: KILLED, ..Exited::default() })
                         }
                         Some(None) | None => None,
@@ -529,6 +707,18 @@ fn exited(end: End) -> Exited {
         user_us: end.user_us,
         system_us: end.system_us,
         max_rss_kib: end.max_rss_kib,
+        usage: Some(ExecUsage {
+            user_us: end.user_us,
+            system_us: end.system_us,
+            peak_memory_bytes: end.max_rss_kib * 1024,
+            read_bytes: end.read_blocks * BLOCK,
+            written_bytes: end.written_blocks * BLOCK,
+            voluntary_switches: end.voluntary_switches,
+            involuntary_switches: end.involuntary_switches,
+            wall_us: end.ended_us.saturating_sub(end.started_us),
+            started_us: end.started_us,
+            ended_us: end.ended_us,
+        }),
         ..Exited::default()
     }
 }

@@ -263,7 +263,7 @@ fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn header(metadata: &Metadata) -> tar::Header {
+pub(crate) fn header(metadata: &Metadata) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mode(metadata.permissions().mode() & 0o7777);
     header.set_mtime(metadata.mtime().max(0) as u64);

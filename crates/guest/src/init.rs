@@ -367,8 +367,14 @@ fn interface(name: &str, ip: Ipv4Addr, prefix: u32) -> io::Result<()> {
     control(nix::libc::SIOCSIFADDR as nix::libc::c_ulong, &request).map_err(explain)?;
     request.ifr_ifru.ifru_netmask = address(mask);
     control(nix::libc::SIOCSIFNETMASK as nix::libc::c_ulong, &request).map_err(explain)?;
+    up(name).map_err(explain)
+}
+
+/// Brings an interface up.
+pub(crate) fn up(name: &str) -> io::Result<()> {
+    let mut request = about(name);
     request.ifr_ifru.ifru_flags = (nix::libc::IFF_UP | nix::libc::IFF_RUNNING) as i16;
-    control(nix::libc::SIOCSIFFLAGS as nix::libc::c_ulong, &request).map_err(explain)
+    control(nix::libc::SIOCSIFFLAGS as nix::libc::c_ulong, &request)
 }
 
 fn default_route(gateway: Ipv4Addr) -> io::Result<()> {

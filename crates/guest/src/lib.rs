@@ -11,13 +11,18 @@
 //!
 //! Everything runs on one thread, so that whatever happens between two waits happens at once.
 
+mod collect;
 mod exec;
 mod files;
+mod filter;
+mod glob;
 mod init;
+mod isolation;
 mod output;
 mod processes;
 mod relay;
 mod renew;
+mod rights;
 mod serial;
 mod serve;
 mod service;
@@ -29,6 +34,7 @@ mod vsock;
 
 pub use init::{init, power_off};
 pub use relay::relay;
+pub use rights::User;
 pub use serve::{Options, serve};
 pub use supervisor::supervise;
 pub use tool::call_tool;

@@ -1,12 +1,15 @@
 //! The guest's life: its sockets, its tools, its end.
 
-use crate::exec::{Execs, tools};
+use crate::exec::{Execs, home, tools};
+use crate::isolation::{Maker, Setup, View};
+use crate::rights::{Capabilities, User};
 use crate::service::Service;
 use crate::tunnels::Tunnels;
-use crate::{CONTROL_SOCKET, TOOLS, serial, vsock};
+use crate::{CONTROL_SOCKET, TOOLS, filter, serial, vsock};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::prctl::set_child_subreaper;
+use nix::sys::prctl::{set_child_subreaper, set_dumpable};
+use nix::unistd::geteuid;
 use ostler_guest_protocol::v1::guest_server::GuestServer;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -32,7 +35,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Where the guest works.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Directory of the guest's sockets and of output that does not fit in memory; made if missing.
     pub run: PathBuf,
@@ -42,19 +45,66 @@ pub struct Options {
     pub port: Option<String>,
     /// vsock port on which the server comes instead, in a virtual machine that has such a device.
     pub vsock: Option<u32>,
+    /// Whom the guest and its programs run as, where it is started as root; it gives up all other rights.
+    pub user: Option<User>,
+    /// Whether the guest and its programs run under the filter of system calls.
+    pub filter: bool,
+    /// The guest was given CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_SETPCAP only to make isolated programs; they are given up
+    /// for everything else.
+    pub nested: bool,
 }
 
 /// Serves until it is asked to end, by the protocol or by SIGTERM or SIGINT. All programs end with it. Fails if the
 /// directories or sockets cannot be made.
 pub fn serve(options: &Options) -> io::Result<()> {
+    let (dir, workspace) = (absolute(&options.run)?, absolute(&options.workspace)?);
+    let maker = give_up_rights(options, &dir, &workspace)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(run(options))
+        .block_on(run(options, dir, workspace, maker))
 }
 
-async fn run(options: &Options) -> io::Result<()> {
-    let (run, workspace) = (absolute(&options.run)?, absolute(&options.workspace)?);
+/// Starts what makes isolated programs, which needs rights, and gives them up then. That one could not be started is for
+/// those who ask for isolation.
+fn give_up_rights(options: &Options, run: &Path, workspace: &Path) -> io::Result<Result<Maker, String>> {
+    let given = Capabilities::effective()?;
+    let usual = match (&options.user, options.nested) {
+        (Some(_), _) => Capabilities::NONE,
+        (None, true) => given.without_makers(),
+        (None, false) => given,
+    };
+    let maker = Maker::start(&Setup {
+        view: View {
+            run: run.to_owned(),
+            workspace: workspace.to_owned(),
+            home: home().into(),
+            root: options.user.is_none() && geteuid().is_root() && given.can_mount(),
+        },
+        user: options.user.as_ref(),
+        usual,
+        filter: options.filter,
+    });
+    if let Some(user) = &options.user {
+        user.become_it()?;
+        // The change took it; programs and the server look at the guest in /proc as at any other.
+        set_dumpable(true)?;
+    }
+    if options.nested {
+        usual.keep_only()?;
+    }
+    if options.filter {
+        filter::put_on()?;
+    }
+    Ok(maker.map_err(|error| format!("no process for it can be started: {error}")))
+}
+
+async fn run(
+    options: &Options,
+    run: PathBuf,
+    workspace: PathBuf,
+    maker: Result<Maker, String>,
+) -> io::Result<()> {
     // As the first process of a sandbox it is that anyway.
     set_child_subreaper(true)?;
     install_tools(&run)?;
@@ -67,7 +117,7 @@ async fn run(options: &Options) -> io::Result<()> {
     tokio::spawn(Arc::clone(&tunnels).serve_unix(control, "control"));
     tokio::spawn(Arc::clone(&tunnels).serve_tcp(gateway, "gateway"));
     tokio::spawn(Arc::clone(&tunnels).serve_tcp(egress, "egress"));
-    let execs = Arc::new(Execs::new(run.clone(), workspace.clone()));
+    let execs = Arc::new(Execs::new(run.clone(), workspace.clone(), maker));
     let service = Service {
         started: Instant::now(),
         workspace,

@@ -3,7 +3,7 @@
 use crate::exec::{Execs, home};
 use crate::output::{Cursor, Next};
 use crate::tunnels::Tunnels;
-use crate::{files, lock, processes, renew};
+use crate::{collect, files, lock, processes, renew};
 use futures::stream::{BoxStream, StreamExt};
 use ostler_guest_protocol::GENERATION;
 use ostler_guest_protocol::v1;
@@ -58,7 +58,10 @@ impl Guest for Service {
         if !request.env.is_empty() {
             *lock(&self.execs.env) = request.env.into_iter().collect();
         }
+        let isolation = self.execs.can_isolate().await;
         Ok(Response::new(v1::ConfigureReply {
+            can_isolate: isolation.is_ok(),
+            cannot_isolate: isolation.err().unwrap_or_default(),
             gateway_url: self.gateway_url.clone(),
             workspace: self.workspace.display().to_string(),
             home: home(),
@@ -176,6 +179,29 @@ impl Guest for Service {
         let exec = self.execs.get(&request.exec_id)?;
         exec.resize(request.rows, request.columns)?;
         Ok(Response::new(v1::ResizeReply {}))
+    }
+
+    type CollectStream = BoxStream<'static, Result<v1::CollectFrame, Status>>;
+
+    async fn collect(&self, request: Request<v1::CollectRequest>) -> Reply<Self::CollectStream> {
+        let request = request.into_inner();
+        let kept = if request.exec_id.is_empty() {
+            Vec::new()
+        } else {
+            let exec = self.execs.get(&request.exec_id)?;
+            let kept = exec
+                .kept()
+                .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+            if kept.is_empty() {
+                return Err(Status::failed_precondition(format!(
+                    "nothing is kept of {}: it was not started with keep_until_release",
+                    request.exec_id
+                )));
+            }
+            kept
+        };
+        let frames = collect::collect(&request, kept, &self.workspace)?;
+        Ok(Response::new(frames.boxed()))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Reply<v1::RenewReply> {

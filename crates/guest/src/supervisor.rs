@@ -10,8 +10,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitStatus, wait};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -20,7 +21,7 @@ use std::process::{Command, ExitCode};
 
 /// Exit codes of a shell for a program that is not there, and for one that cannot be executed.
 const NOT_FOUND: i32 = 127;
-const NOT_EXECUTABLE: i32 = 126;
+pub(crate) const NOT_EXECUTABLE: i32 = 126;
 
 /// What the supervisor tells the guest, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub(crate) enum Report {
     Ended(End),
 }
 
-/// How a program ended; times in microseconds, memory in KiB.
+/// How a program ended and what it used; times in microseconds, memory in KiB, storage in blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) code: i32,
@@ -41,6 +42,29 @@ pub(crate) struct End {
     pub(crate) user_us: u64,
     pub(crate) system_us: u64,
     pub(crate) max_rss_kib: u64,
+    pub(crate) read_blocks: u64,
+    pub(crate) written_blocks: u64,
+    pub(crate) voluntary_switches: u64,
+    pub(crate) involuntary_switches: u64,
+    /// By CLOCK_MONOTONIC.
+    pub(crate) started_us: u64,
+    pub(crate) ended_us: u64,
+}
+
+impl End {
+    fn numbers(&self) -> [u64; 9] {
+        [
+            self.user_us,
+            self.system_us,
+            self.max_rss_kib,
+            self.read_blocks,
+            self.written_blocks,
+            self.voluntary_switches,
+            self.involuntary_switches,
+            self.started_us,
+            self.ended_us,
+        ]
+    }
 }
 
 impl std::fmt::Display for Report {
@@ -48,11 +72,12 @@ impl std::fmt::Display for Report {
         match self {
             Self::Started(pid) => write!(f, "started {pid}"),
             Self::Failed(code, why) => write!(f, "failed {code} {}", why.replace('\n', " ")),
-            Self::Ended(end) => write!(
-                f,
-                "ended {} {} {} {} {}",
-                end.code, end.signal, end.user_us, end.system_us, end.max_rss_kib
-            ),
+            Self::Ended(end) => {
+                write!(f, "ended {} {}", end.code, end.signal)?;
+                end.numbers()
+                    .into_iter()
+                    .try_for_each(|number| write!(f, " {number}"))
+            }
         }
     }
 }
@@ -68,13 +93,32 @@ impl Report {
         let numbers: Vec<i64> = rest.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
         match (kind, numbers[..].as_ref()) {
             ("started", [pid]) => Some(Self::Started(*pid as i32)),
-            ("ended", [code, signal, user_us, system_us, max_rss_kib]) => Some(Self::Ended(End {
-                code: *code as i32,
-                signal: *signal as i32,
-                user_us: *user_us as u64,
-                system_us: *system_us as u64,
-                max_rss_kib: *max_rss_kib as u64,
-            })),
+            ("ended", [code, signal, rest @ ..]) => {
+                let [
+                    user_us,
+                    system_us,
+                    max_rss_kib,
+                    read,
+                    written,
+                    voluntary,
+                    involuntary,
+                    started,
+                    ended,
+                ] = *<&[i64; 9]>::try_from(rest).ok()?;
+                Some(Self::Ended(End {
+                    code: *code as i32,
+                    signal: *signal as i32,
+                    user_us: user_us as u64,
+                    system_us: system_us as u64,
+                    max_rss_kib: max_rss_kib as u64,
+                    read_blocks: read as u64,
+                    written_blocks: written as u64,
+                    voluntary_switches: voluntary as u64,
+                    involuntary_switches: involuntary as u64,
+                    started_us: started as u64,
+                    ended_us: ended as u64,
+                }))
+            }
             _ => None,
         }
     }
@@ -104,23 +148,12 @@ pub fn supervise(status: &str, argv: &[OsString]) -> ExitCode {
     }
     let mut command = Command::new(program);
     command.args(rest);
-    if io::stdin().is_terminal() {
-        // The guest gives a terminal for nothing else than that.
-        take_terminal(&mut command);
-    } else {
-        command.process_group(0);
-    }
+    lead(&mut command);
+    let started = monotonic_us();
     let main = match command.spawn() {
         Ok(child) => child.id() as i32,
         Err(error) => {
-            let code = match error.kind() {
-                io::ErrorKind::NotFound => NOT_FOUND,
-                _ => NOT_EXECUTABLE,
-            };
-            tell(Report::Failed(
-                code,
-                format!("{}: {error}", program.to_string_lossy()),
-            ));
+            tell(not_started(program, &error));
             return ExitCode::FAILURE;
         }
     };
@@ -134,9 +167,35 @@ pub fn supervise(status: &str, argv: &[OsString]) -> ExitCode {
             Ok(_) | Err(_) => continue,
         };
         if pid == Pid::from_raw(main) {
-            tell(Report::Ended(ended(code, signal)));
+            tell(Report::Ended(ended(code, signal, started, monotonic_us())));
         }
     }
+}
+
+/// What is told of a program that could not be started.
+pub(crate) fn not_started(program: &OsStr, error: &io::Error) -> Report {
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    };
+    Report::Failed(code, format!("{}: {error}", program.to_string_lossy()))
+}
+
+/// The program leads a process group of its own, or the session of the terminal on standard input, which the guest gives
+/// for nothing else.
+pub(crate) fn lead(command: &mut Command) {
+    if io::stdin().is_terminal() {
+        take_terminal(command);
+    } else {
+        command.process_group(0);
+    }
+}
+
+/// Microseconds by a clock that nobody sets.
+pub(crate) fn monotonic_us() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000
+    })
 }
 
 /// The program leads a session of its own, to which the terminal on standard input belongs.
@@ -163,7 +222,7 @@ fn close_on_exec(descriptor: i32) -> nix::Result<()> {
 
 /// After the program has started: whoever reads its output must see the end when it and its heirs are gone, and a
 /// program that signals all processes must not end its supervisor.
-fn stand_back() {
+pub(crate) fn stand_back() {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = dup2_stdin(&null);
         let _ = dup2_stdout(&null);
@@ -175,16 +234,28 @@ fn stand_back() {
     }
 }
 
-/// The end, with what the program and those that it waited for have used.
-fn ended(code: i32, signal: i32) -> End {
+/// The end, with what the program and those that were waited for have used.
+pub(crate) fn ended(code: i32, signal: i32, started_us: u64, ended_us: u64) -> End {
     let micros = |time: TimeVal| (time.tv_sec() * 1_000_000 + time.tv_usec()) as u64;
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
-    End {
+    let end = End {
         code,
         signal,
-        user_us: usage.map_or(0, |usage| micros(usage.user_time())),
-        system_us: usage.map_or(0, |usage| micros(usage.system_time())),
-        max_rss_kib: usage.map_or(0, |usage| usage.max_rss() as u64),
+        started_us,
+        ended_us,
+        ..End::default()
+    };
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return end;
+    };
+    End {
+        user_us: micros(usage.user_time()),
+        system_us: micros(usage.system_time()),
+        max_rss_kib: usage.max_rss() as u64,
+        read_blocks: usage.block_reads() as u64,
+        written_blocks: usage.block_writes() as u64,
+        voluntary_switches: usage.voluntary_context_switches() as u64,
+        involuntary_switches: usage.involuntary_context_switches() as u64,
+        ..end
     }
 }
 
@@ -200,6 +271,12 @@ mod tests {
             user_us: 5_000_000_000,
             system_us: 7,
             max_rss_kib: 1024,
+            read_blocks: 1,
+            written_blocks: 2,
+            voluntary_switches: 3,
+            involuntary_switches: 4,
+            started_us: 5,
+            ended_us: 6,
         };
         for report in [
             Report::Started(77),

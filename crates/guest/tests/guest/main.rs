@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod collect;
 mod files;
+mod isolation;
 mod programs;
 mod terminals;
 mod trees;

@@ -5,13 +5,18 @@
 //! changes the whole host, and interfaces whose bugs have been the usual ways out. Most of it would be refused anyway
 //! without privileges; the filter keeps it refused where the kernel's own check has a hole.
 //!
+//! The guest itself puts it on, once what makes isolated programs has been started, which needs some of these calls and
+//! executes nothing before it has put the filter on as well.
+//!
 //! Written as a filter program by hand: it is a dozen lines, while a library would bring its own language for them and
 //! cannot say that the calls of another ABI (32 bit, x32), whose numbers differ, are refused as a whole.
 
-use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_JUMP, BPF_K, BPF_LD, BPF_RET, BPF_STMT, BPF_W,
+use nix::libc::{
+    self, BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_JUMP, BPF_K, BPF_LD, BPF_RET, BPF_STMT, BPF_W,
     SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, sock_filter,
 };
+
+use std::io;
 
 /// Offsets in the kernel's `seccomp_data`.
 const NUMBER: u32 = 0;
@@ -90,7 +95,7 @@ const FORBIDDEN: &[libc::c_long] = &[
 ];
 
 /// The filter as the kernel takes it.
-pub(crate) fn program() -> Vec<u8> {
+fn program() -> Vec<sock_filter> {
     let answer = |code: i32| SECCOMP_RET_ERRNO | code as u32;
     let mut all: Vec<sock_filter> = Vec::new();
     let load = |all: &mut Vec<sock_filter>, offset| {
@@ -134,11 +139,30 @@ pub(crate) fn program() -> Vec<u8> {
     unless(&mut all, BPF_JSET, NAMESPACES, false);
     end(&mut all, answer(libc::EPERM));
     end(&mut all, SECCOMP_RET_ALLOW);
-    let mut bytes = Vec::with_capacity(all.len() * size_of::<sock_filter>());
-    for instruction in all {
-        bytes.extend(instruction.code.to_ne_bytes());
-        bytes.extend([instruction.jt, instruction.jf]);
-        bytes.extend(instruction.k.to_ne_bytes());
+    all
+}
+
+/// Puts the filter on this process and all that come from it, and takes from them every way to more rights by `exec`.
+pub(crate) fn put_on() -> io::Result<()> {
+    nix::sys::prctl::set_no_new_privs()?;
+    let mut all = program();
+    let filter = libc::sock_fprog {
+        len: all.len() as u16,
+        filter: all.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads the program, which lives until the call is over.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::c_ulong::from(libc::SECCOMP_MODE_FILTER),
+            std::ptr::from_ref(&filter),
+            0,
+            0,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
-    bytes
 }
