@@ -148,6 +148,7 @@ fn job(number: u32, class: u32, priority: i32) -> NewRun {
         project_id: None,
         task_id: None,
         subtask_id: None,
+        plan_id: None,
         ordinal: number,
         requirements: Requirements {
             labels: (class > 0)
@@ -159,6 +160,7 @@ fn job(number: u32, class: u32, priority: i32) -> NewRun {
         priority,
         max_attempts: 3,
         not_before: None,
+        held: false,
         spec: RunSpec {
             commands: vec![CommandSpec {
                 argv: vec!["true".into()],

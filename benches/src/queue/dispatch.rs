@@ -80,6 +80,8 @@ impl<'a> Queue<'a> {
             classes: self.classes.clone(),
             limit,
             now: now(),
+            picks: Vec::new(),
+            sandbox: None,
         };
         Ok(self.store.claim(claim).await?)
     }
@@ -91,6 +93,7 @@ impl<'a> Queue<'a> {
             status: RunStatus::Succeeded,
             outcome: RunOutcome::default(),
             at: now(),
+            then: Vec::new(),
         });
         ensure!(
             self.store

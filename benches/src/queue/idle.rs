@@ -160,6 +160,8 @@ async fn claim(
                 classes: classes.clone(),
                 limit,
                 now: now(),
+                picks: Vec::new(),
+                sandbox: None,
             })
             .await?;
         for run in &runs {
@@ -199,6 +201,7 @@ fn end(run: &Run) -> FinishRun {
             ..RunOutcome::default()
         },
         at: now(),
+        then: Vec::new(),
     }
 }
 

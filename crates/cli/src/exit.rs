@@ -67,7 +67,7 @@ impl Exit {
                 Self::OK => Self::FAILED,
                 code => code,
             },
-            RunStatus::Lost | RunStatus::Queued | RunStatus::Running => Self::FAILED,
+            RunStatus::Lost | RunStatus::Skipped | RunStatus::Queued | RunStatus::Running => Self::FAILED,
         }
     }
 }

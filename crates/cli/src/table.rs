@@ -177,7 +177,7 @@ pub(crate) fn painted(text: &str, colour: Colour) -> String {
         _ if colour == Colour::Off => return text.to_owned(),
         "succeeded" | "merged" | "done" | "completed" | "warm" => 32,
         "failed" | "timed_out" | "lost" | "planning_failed" | "unhealthy" => 31,
-        "blocked" | "cancelled" | "destroying" => 33,
+        "blocked" | "cancelled" | "skipped" | "destroying" => 33,
         "running" | "in_progress" | "planning" | "active" | "provisioning" => 36,
         _ => return text.to_owned(),
     };

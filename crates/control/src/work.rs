@@ -160,11 +160,13 @@ impl Control {
             project_id: Some(project.id),
             task_id: Some(task.id),
             subtask_id: None,
+            plan_id: None,
             ordinal: attempt,
             requirements: self.parts.work.agent_requirements.clone(),
             priority: 0,
             max_attempts: self.parts.work.run_attempts,
             not_before: retry.then(|| now.plus(wait(attempt.saturating_sub(1).max(1)))),
+            held: false,
             spec: RunSpec {
                 timeout: Some(Duration::from_secs(self.parts.work.agent_timeout_seconds)),
                 ..RunSpec::default()
@@ -291,11 +293,13 @@ impl Control {
             project_id: Some(project.id),
             task_id: Some(subtask.task_id),
             subtask_id: Some(subtask.id),
+            plan_id: None,
             ordinal: subtask.attempts,
             requirements,
             priority: 0,
             max_attempts: settings.run_attempts,
             not_before: None,
+            held: false,
             spec: RunSpec {
                 commands,
                 workspace: Some(WorkspaceSpec {

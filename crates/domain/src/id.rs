@@ -54,6 +54,11 @@ macro_rules! typed_ids {
             pub const fn from_u128(value: u128) -> Self {
                 Self(Uuid::from_u128(value))
             }
+
+            /// The value of [`Self::from_u128`].
+            pub const fn as_u128(self) -> u128 {
+                self.0.as_u128()
+            }
         }
 
         impl fmt::Display for $name {
@@ -118,6 +123,8 @@ typed_ids! {
     SubtaskId = "sub";
     /// A plan of tests.
     PlanId = "pln";
+    /// A file that a test left.
+    ArtifactId = "art";
     /// A merge request kept by Ostler.
     MergeRequestId = "mrq";
     /// A run: one unit of execution, whatever its kind.

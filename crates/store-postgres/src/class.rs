@@ -1,7 +1,7 @@
 //! Classes of runs: their numbers, remembered.
 
 use crate::error::store_error;
-use ostler_domain::{NewRun, Requirements};
+use ostler_domain::{NewRun, Requirements, TenantId};
 use ostler_store::{RunClass, StoreError, corrupt};
 use sqlx::{PgPool, Row};
 use std::collections::{BTreeSet, HashMap};
@@ -13,30 +13,32 @@ pub(crate) struct Classes(RwLock<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    ids: HashMap<Requirements, i64>,
+    ids: HashMap<TenantId, HashMap<Requirements, i64>>,
     requirements: HashMap<i64, Requirements>,
 }
 
+impl Known {
+    fn id(&self, run: &NewRun) -> Option<i64> {
+        self.ids.get(&run.tenant_id)?.get(&run.requirements).copied()
+    }
+}
+
 impl Classes {
-    /// Forgets everything: the tables were taken down.
+    /// Forgets everything: the tables were changed.
     pub(crate) fn clear(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
     }
 
-    fn known(&self, runs: &[NewRun]) -> Result<Vec<i64>, BTreeSet<Requirements>> {
+    fn known(&self, runs: &[NewRun]) -> Result<Vec<i64>, BTreeSet<(TenantId, Requirements)>> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let ids: Vec<i64> = runs
-            .iter()
-            .map_while(|run| known.ids.get(&run.requirements).copied())
-            .collect();
+        let ids: Vec<i64> = runs.iter().map_while(|run| known.id(run)).collect();
         if ids.len() == runs.len() {
             return Ok(ids);
         }
         Err(runs
             .iter()
-            .map(|run| &run.requirements)
-            .filter(|wanted| !known.ids.contains_key(wanted))
-            .cloned()
+            .filter(|run| known.id(run).is_none())
+            .map(|run| (run.tenant_id, run.requirements.clone()))
             .collect())
     }
 
@@ -47,27 +49,33 @@ impl Classes {
             Ok(ids) => return Ok(ids),
             Err(missing) => missing,
         };
-        let texts: Vec<String> = missing.iter().map(Requirements::canonical).collect();
+        let tenants: Vec<String> = missing.iter().map(|(tenant, _)| tenant.to_string()).collect();
+        let texts: Vec<String> = missing.iter().map(|(_, wanted)| wanted.canonical()).collect();
         sqlx::query(
-            "INSERT INTO run_classes (requirements) SELECT t FROM unnest($1::text[]) AS t \
-             WHERE NOT EXISTS (SELECT 1 FROM run_classes c WHERE c.requirements = t) ON CONFLICT DO NOTHING",
+            "INSERT INTO run_classes (tenant_id, requirements) \
+             SELECT m.tenant, m.wanted FROM unnest($1::text[], $2::text[]) AS m(tenant, wanted) WHERE NOT EXISTS (\
+             SELECT 1 FROM run_classes c WHERE c.tenant_id = m.tenant AND c.requirements = m.wanted) \
+             ON CONFLICT DO NOTHING",
         )
+        .bind(&tenants)
         .bind(&texts)
         .execute(pool)
         .await?;
-        let rows = sqlx::query("SELECT requirements, id FROM run_classes WHERE requirements = ANY($1)")
-            .bind(&texts)
-            .fetch_all(pool)
-            .await?;
-        let mut ids = HashMap::new();
-        for row in &rows {
-            ids.insert(row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)?);
+        let ids: Vec<i64> = sqlx::query_scalar(
+            "SELECT c.id FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m(tenant, wanted, place) \
+             JOIN run_classes c ON c.tenant_id = m.tenant AND c.requirements = m.wanted ORDER BY m.place",
+        )
+        .bind(&tenants)
+        .bind(&texts)
+        .fetch_all(pool)
+        .await?;
+        if ids.len() != missing.len() {
+            return Err(sqlx::Error::RowNotFound);
         }
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for (requirements, text) in missing.into_iter().zip(&texts) {
-            let id = *ids.get(text).ok_or(sqlx::Error::RowNotFound)?;
+        for ((tenant, requirements), id) in missing.into_iter().zip(ids) {
             known.requirements.insert(id, requirements.clone());
-            known.ids.insert(requirements, id);
+            known.ids.entry(tenant).or_default().insert(requirements, id);
         }
         drop(known);
         self.known(runs).map_err(|_| sqlx::Error::RowNotFound)
@@ -75,7 +83,7 @@ impl Classes {
 
     /// All classes there are.
     pub(crate) async fn all(&self, pool: &PgPool) -> Result<Vec<RunClass>, StoreError> {
-        let rows = sqlx::query("SELECT id, requirements FROM run_classes ORDER BY id")
+        let rows = sqlx::query("SELECT id, requirements, tenant_id FROM run_classes ORDER BY id")
             .fetch_all(pool)
             .await
             .map_err(|e| store_error(&e))?;
@@ -85,7 +93,15 @@ impl Classes {
             let text: String = row.try_get(1).map_err(|e| store_error(&e))?;
             let requirements = serde_json::from_str(&text)
                 .map_err(|e| corrupt("run_classes", "requirements", e.to_string()))?;
-            classes.push(RunClass { id, requirements });
+            let tenant: String = row.try_get(2).map_err(|e| store_error(&e))?;
+            let tenant_id = tenant.parse().map_err(|e: ostler_domain::ParseIdError| {
+                corrupt("run_classes", "tenant_id", e.to_string())
+            })?;
+            classes.push(RunClass {
+                id,
+                tenant_id,
+                requirements,
+            });
         }
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for class in &classes {

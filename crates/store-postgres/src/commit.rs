@@ -1,8 +1,8 @@
 //! Changes in one transaction.
 
-use crate::connect::PostgresStore;
+use crate::connect::{Inner, PostgresStore};
 use crate::error::{Tries, store_error};
-use crate::queue::{cancel_in, enqueue_in};
+use crate::queue::{cancel_in, enqueue_in, release_in, skip_in, supersede_in};
 use crate::value::bind_all;
 use ostler_domain::{NewRun, RunId, Timestamp};
 use ostler_store::{Cancelled, Change, Hint, NewEvent, StoreError, Table, Value};
@@ -61,14 +61,10 @@ impl PostgresStore {
     }
 
     async fn commit_once(&self, changes: &[Change]) -> Result<Vec<Hint>, Failure> {
-        let runs: Vec<NewRun> = changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Enqueue(run) => Some((**run).clone()),
-                _ => None,
-            })
-            .collect();
-        let classes = self.inner.classes.of(&self.inner.pool, &runs).await?;
+        self.inner
+            .classes
+            .of(&self.inner.pool, &enqueued(changes))
+            .await?;
         let mut hints = BTreeSet::new();
         if let [change @ (Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. })] = changes {
             let mut session = self.inner.session().await?;
@@ -77,16 +73,37 @@ impl PostgresStore {
             return Ok(named(&hints));
         }
         let mut transaction = self.inner.transaction().await?;
-        // Runs go in as one list, and before the requests to end them.
-        if !runs.is_empty() {
-            enqueue_in(&mut transaction, &runs, &classes).await?;
-            hints.insert(Hint::RunsQueued as u8);
-        }
-        changes_in(&mut transaction, changes, &mut hints).await?;
+        all_changes_in(&self.inner, &mut transaction, changes, &mut hints).await?;
         transaction.commit().await?;
         self.inner.upkeep.note(changes.len(), 0);
         Ok(named(&hints))
     }
+}
+
+/// The runs that these changes put on the queue.
+pub(crate) fn enqueued(changes: &[Change]) -> Vec<NewRun> {
+    let runs = changes.iter().filter_map(|change| match change {
+        Change::Enqueue(run) => Some((**run).clone()),
+        _ => None,
+    });
+    runs.collect()
+}
+
+/// Applies changes; this ends the transaction. The classes of the runs to enqueue must be known.
+pub(crate) async fn all_changes_in(
+    inner: &Inner,
+    connection: &mut PgConnection,
+    changes: &[Change],
+    hints: &mut BTreeSet<u8>,
+) -> Result<(), Failure> {
+    // Runs go in as one list, and before what is done about them.
+    let runs = enqueued(changes);
+    if !runs.is_empty() {
+        let classes = inner.classes.of(&inner.pool, &runs).await?;
+        enqueue_in(connection, &runs, &classes).await?;
+        hints.insert(Hint::RunsQueued as u8);
+    }
+    changes_in(connection, changes, hints).await
 }
 
 /// Applies all but the runs to enqueue. Events come last, so this ends the transaction.
@@ -96,7 +113,9 @@ pub(crate) async fn changes_in(
     hints: &mut BTreeSet<u8>,
 ) -> Result<(), Failure> {
     let mut events = Vec::new();
-    for change in changes {
+    let mut rest = changes;
+    while let Some((change, after)) = rest.split_first() {
+        rest = after;
         match change {
             Change::Enqueue(_) => {}
             Change::Event(event) => events.push(event),
@@ -109,6 +128,37 @@ pub(crate) async fn changes_in(
                 }
                 Cancelled::TooLate | Cancelled::Unknown => {}
             },
+            // Of these there may be thousands in a row, which go in one statement.
+            Change::ReleaseRun(id) => {
+                let mut ids = vec![*id];
+                while let Some((Change::ReleaseRun(id), after)) = rest.split_first() {
+                    ids.push(*id);
+                    rest = after;
+                }
+                if release_in(&mut *connection, &ids).await? > 0 {
+                    hints.insert(Hint::RunsQueued as u8);
+                }
+            }
+            Change::SkipRun { id, reason, at } => {
+                let mut ids = vec![*id];
+                while let Some((
+                    Change::SkipRun {
+                        id,
+                        reason: same,
+                        at: then,
+                    },
+                    after,
+                )) = rest.split_first()
+                    && (same, then) == (reason, at)
+                {
+                    ids.push(*id);
+                    rest = after;
+                }
+                if !skip_in(&mut *connection, &ids, reason, *at).await?.is_empty() {
+                    hints.insert(Hint::RunsFinished as u8);
+                }
+            }
+            Change::SupersedeRun(id) => supersede_in(&mut *connection, *id).await?,
             change => change_row(&mut *connection, change, hints).await?,
         }
     }
@@ -173,7 +223,7 @@ async fn change_row(
                 .await?;
             table
         }
-        Change::Enqueue(_) | Change::CancelRun(_) | Change::Event(_) => return Ok(()),
+        _ => return Ok(()),
     };
     if matches!(table.name, "pools" | "sandboxes") {
         hints.insert(Hint::Pools as u8);

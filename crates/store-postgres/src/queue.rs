@@ -6,17 +6,17 @@ mod enqueue;
 mod intake;
 mod read;
 
-pub(crate) use end::cancel_in;
-pub(crate) use enqueue::enqueue_in;
+pub(crate) use end::{cancel_in, skip_in, supersede_in};
+pub(crate) use enqueue::{enqueue_in, release_in};
 pub(crate) use intake::Intake;
 
 use crate::commit::cancel_alone;
 use crate::connect::PostgresStore;
 use crate::error::{Tries, store_error};
 use async_trait::async_trait;
-use ostler_domain::{NewRun, Run, RunId, RunStatus, SandboxId, ServerId, TenantId, Timestamp};
+use ostler_domain::{NewRun, PlanId, Run, RunId, RunStatus, SandboxId, ServerId, TenantId, Timestamp};
 use ostler_store::{
-    Cancelled, ClaimRuns, FinishRun, RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, StoreError,
+    Cancelled, ClaimRuns, FinishRun, Head, RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, StoreError,
 };
 
 #[async_trait]
@@ -27,6 +27,18 @@ impl RunQueue for PostgresStore {
 
     async fn classes(&self) -> Result<Vec<RunClass>, StoreError> {
         self.inner.classes.all(&self.inner.pool).await
+    }
+
+    async fn release(&self, ids: Vec<RunId>) -> Result<u64, StoreError> {
+        enqueue::release(&self.inner, &ids).await
+    }
+
+    async fn skip(&self, ids: Vec<RunId>, reason: String, at: Timestamp) -> Result<Vec<bool>, StoreError> {
+        end::skip(&self.inner, &ids, &reason, at).await
+    }
+
+    async fn heads(&self, classes: &[i64], now: Timestamp) -> Result<Vec<Head>, StoreError> {
+        claim::heads(&self.inner, classes, now).await
     }
 
     async fn claim(&self, claim: ClaimRuns) -> Result<Vec<Run>, StoreError> {
@@ -85,6 +97,14 @@ impl RunQueue for PostgresStore {
 
     async fn counters(&self, tenant: Option<TenantId>) -> Result<RunCounters, StoreError> {
         read::counters(&self.inner, tenant).await
+    }
+
+    async fn plan_counters(&self, plan: PlanId) -> Result<RunCounters, StoreError> {
+        read::plan_counters(&self.inner, plan).await
+    }
+
+    async fn plan_held(&self, plan: PlanId) -> Result<i64, StoreError> {
+        read::plan_held(&self.inner, plan).await
     }
 
     async fn position(&self, id: RunId) -> Result<Option<u64>, StoreError> {

@@ -29,7 +29,7 @@ const GRANTS: &[(&str, &str)] = &[
     (
         "SELECT, INSERT, UPDATE, DELETE",
         "api_tokens, projects, tasks, subtasks, merge_requests, issues, sandboxes, agent_sessions, kept_replies, \
-         departments, users, roles, role_assignments, credentials",
+         departments, users, roles, role_assignments, credentials, plans, test_results, artifacts",
     ),
     ("SELECT, INSERT", "events, audit_log, runs, run_ends, run_counts"),
     ("SELECT, INSERT, DELETE", "run_ready, run_delayed"),
@@ -164,8 +164,18 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::E
         .await?;
     statements.push(format!("GRANT USAGE ON SCHEMA {} TO {name}", quoted(&schema)));
     statements.push(format!("GRANT USAGE ON SEQUENCE run_seq, event_seq TO {name}"));
+    let there: Vec<String> = sqlx::query_scalar(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     for (rights, tables) in GRANTS {
-        statements.push(format!("GRANT {rights} ON {tables} TO {name}"));
+        // Later migrations may not be applied yet.
+        let tables: Vec<&str> = tables
+            .split(", ")
+            .filter(|table| there.iter().any(|known| known == table))
+            .collect();
+        statements.push(format!("GRANT {rights} ON {} TO {name}", tables.join(", ")));
     }
     sqlx::raw_sql(AssertSqlSafe(statements.join("; ")))
         .execute(connection)

@@ -55,6 +55,12 @@ const MIGRATIONS: &[Migration] = &[
         up: include_str!("../migrations/0006_given_secrets.up.sql"),
         down: include_str!("../migrations/0006_given_secrets.down.sql"),
     },
+    Migration {
+        version: 7,
+        name: "test plans, their history and artifacts; held and skipped runs; classes of one tenant",
+        up: include_str!("../migrations/0007_tests.up.sql"),
+        down: include_str!("../migrations/0007_tests.down.sql"),
+    },
 ];
 
 impl Migration {

@@ -175,6 +175,7 @@ impl Store for PostgresStore {
 
     async fn migrate_up(&self, to: Option<i64>) -> Result<Vec<i64>, StoreError> {
         let done = schema::up(&self.inner.pool, to).await;
+        self.inner.classes.clear();
         self.inner.request_role.look(&self.inner.pool).await?;
         for shortcoming in self.shortcomings() {
             let (meaning, advice) = (shortcoming.meaning, shortcoming.advice);

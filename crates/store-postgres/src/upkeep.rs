@@ -62,8 +62,9 @@ impl Upkeep {
 /// Rows that another server is summing up at the same time are left to it: a row can be deleted once only.
 const COMPACT: &str = "
 WITH gone AS (DELETE FROM run_counts RETURNING *)
-INSERT INTO run_counts (tenant_id, queued, running, succeeded, failed, timed_out, cancelled, lost)
-SELECT tenant_id, sum(queued), sum(running), sum(succeeded), sum(failed), sum(timed_out), sum(cancelled), sum(lost)
+INSERT INTO run_counts (tenant_id, queued, running, succeeded, failed, timed_out, cancelled, lost, skipped)
+SELECT tenant_id, sum(queued), sum(running), sum(succeeded), sum(failed), sum(timed_out), sum(cancelled), sum(lost),
+    sum(skipped)
 FROM gone GROUP BY tenant_id";
 
 const VACUUMS: &[&str] = &[

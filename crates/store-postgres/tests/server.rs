@@ -24,11 +24,13 @@ fn run() -> NewRun {
         project_id: None,
         task_id: None,
         subtask_id: None,
+        plan_id: None,
         ordinal: 1,
         requirements: Requirements::default(),
         priority: 0,
         max_attempts: 1,
         not_before: None,
+        held: false,
         spec: RunSpec::default(),
         created_at: Timestamp(1),
     }
@@ -188,6 +190,8 @@ async fn two_servers_share_the_queue() {
                         classes: classes.clone(),
                         limit: 7,
                         now: Timestamp(10),
+                        picks: Vec::new(),
+                        sandbox: None,
                     })
                     .await
                     .unwrap();
@@ -276,5 +280,106 @@ async fn a_restart_under_load_loses_nothing() {
     .await
     .unwrap();
     other.close().await;
+    store.close().await;
+}
+
+/// What was there before classes belonged to tenants is found again, and what old programs have no word for comes nearest.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_kept_by_the_migration_of_tests_and_back() {
+    require!(Postgres);
+    let server = Postgres::shared();
+    let url = server.database();
+    let store = PostgresStore::connect(&url, Options::default()).await.unwrap();
+    store.migrate_up(Some(6)).await.unwrap();
+    assert_eq!(store.shortcomings(), []);
+    let mut raw = sqlx::PgConnection::connect(&url).await.unwrap();
+    let (mine, other) = (TenantId::DEFAULT, TenantId::new());
+    let ids = [RunId::new(), RunId::new(), RunId::new(), RunId::new()];
+    let mut sql = "INSERT INTO run_classes (requirements) VALUES ('{\"pool\":\"x\"}'), ('{}');".to_owned();
+    for (id, (tenant, state)) in ids.iter().zip([
+        (mine, "run_ready"),
+        (other, "run_ready"),
+        (other, "run_ends"),
+        (mine, "run_delayed"),
+    ]) {
+        let (columns, values) = match state {
+            "run_ends" => (
+                "seq, attempt, cancel_requested, finished_at, status, outcome",
+                "currval('run_seq'), 1, 0, 5, 'failed', '{}'",
+            ),
+            "run_delayed" => (
+                "seq, class_id, rank, attempt, spared, not_before",
+                "currval('run_seq'), 2, -3, 0, 0, 9",
+            ),
+            _ => (
+                "class_id, rank, seq, attempt, spared",
+                "2, -3, currval('run_seq'), 0, 0",
+            ),
+        };
+        let not_before = if state == "run_delayed" { "9" } else { "NULL" };
+        let column = if state == "run_ends" { "failed" } else { "queued" };
+        sql = format!(
+            "{sql} INSERT INTO runs (seq, priority, class_id, ordinal, max_attempts, created_at, not_before, id, tenant_id, \
+             kind, spec) VALUES (nextval('run_seq'), 3, 2, 1, 1, 1, {not_before}, '{id}', '{tenant}', 'command', '{{}}'); \
+             INSERT INTO {state} ({columns}) VALUES ({values}); \
+             INSERT INTO run_counts (tenant_id, {column}) VALUES ('{tenant}', 1);"
+        );
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut raw)
+        .await
+        .unwrap();
+    assert_eq!(store.migrate_up(None).await.unwrap(), [7]);
+    assert_eq!(store.shortcomings(), []);
+    let classes = store.classes().await.unwrap();
+    let owners: Vec<TenantId> = classes.iter().map(|class| class.tenant_id).collect();
+    assert!(owners.len() == 2 && owners.contains(&mine) && owners.contains(&other));
+    assert!(
+        classes
+            .iter()
+            .all(|class| class.requirements == Requirements::default())
+    );
+    let failed = store.run(ids[2]).await.unwrap().unwrap();
+    assert_eq!((failed.status, failed.seq), (RunStatus::Failed, 3));
+    let held = NewRun { held: true, ..run() };
+    let skipped = run();
+    store.enqueue(vec![held.clone(), skipped.clone()]).await.unwrap();
+    assert_eq!(store.classes().await.unwrap().len(), 2, "they are known");
+    let done = store.skip(vec![skipped.id], "no".into(), Timestamp(2)).await;
+    assert_eq!(done.unwrap(), [true]);
+
+    assert_eq!(store.migrate_down(6).await.unwrap(), [7]);
+    for (sql, expected) in [
+        ("SELECT count(*) FROM run_classes", 1),
+        (
+            "SELECT count(*) FROM run_delayed WHERE not_before = 9223372036854775807",
+            1,
+        ),
+        ("SELECT count(*) FROM run_ends WHERE status = 'cancelled'", 1),
+        ("SELECT sum(cancelled)::bigint FROM run_counts", 1),
+    ] {
+        let found: i64 = sqlx::query_scalar(sql).fetch_one(&mut raw).await.unwrap();
+        assert_eq!(found, expected, "{sql}");
+    }
+    assert_eq!(store.migrate_up(None).await.unwrap(), [7]);
+    assert_eq!(
+        store.release(vec![held.id, ids[0]]).await.unwrap(),
+        1,
+        "it was held again"
+    );
+    let classes = store.classes().await.unwrap();
+    let claimed = store
+        .claim(ClaimRuns {
+            server_id: ServerId::new(),
+            classes: classes.iter().map(|c| c.id).collect(),
+            picks: Vec::new(),
+            limit: 9,
+            now: Timestamp(9),
+            sandbox: None,
+        })
+        .await
+        .unwrap();
+    let claimed: Vec<RunId> = claimed.iter().map(|run| run.submitted.id).collect();
+    assert_eq!(claimed, [ids[0], ids[1], ids[3], held.id]);
     store.close().await;
 }

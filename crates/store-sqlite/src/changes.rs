@@ -28,6 +28,13 @@ pub(crate) fn commit(op: &mut Op<'_>, changes: Vec<Change>) -> Result<(), StoreE
             Change::CancelRun(id) => {
                 queue::request_cancel(op, id, SystemClock.now())?;
             }
+            Change::ReleaseRun(id) => {
+                queue::release(op, &[id])?;
+            }
+            Change::SkipRun { id, reason, at } => {
+                queue::skip(op, &[id], &reason, at)?;
+            }
+            Change::SupersedeRun(id) => queue::supersede(op, id)?,
             Change::Event(event) => append(op, &event)?,
         }
     }

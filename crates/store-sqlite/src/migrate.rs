@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = migrations! {
     "0004_sandboxes": "hosts, refill, pauses and use of sandboxes",
     "0005_access": "users, roles, credentials and the audit log",
     "0006_given_secrets": "which sandboxes were given secrets",
+    "0007_tests": "test plans, their history and artifacts; held and skipped runs; classes of one tenant",
 };
 
 /// The newest number that this program knows.
@@ -135,6 +136,7 @@ pub(crate) fn up(op: &mut Op<'_>, to: i64) -> Result<Option<i64>, StoreError> {
         "INSERT INTO schema_migrations VALUES (?1, ?2, ?3, datetime('now'))",
         (version, next.name, checksum(next)),
     )?;
+    op.classes.clear();
     Ok(Some(version))
 }
 

@@ -1,29 +1,38 @@
 //! Writes about runs. Every one that concerns an attempt has the attempt in its `WHERE`.
 
+use crate::changes;
 use crate::engine::translate;
 use crate::rows::bind;
 use crate::writer::Op;
-use ostler_domain::{NewRun, Requirements, RunId, RunOutcome, RunStatus, SandboxId, ServerId, Timestamp};
+use ostler_domain::{
+    NewRun, Requirements, RunId, RunOutcome, RunStatus, SandboxId, ServerId, TenantId, Timestamp,
+};
 use ostler_store::{Cancelled, Column, FinishRun, Hint, RequeueRun, StoreError, corrupt, json_to_value};
 use rusqlite::{OptionalExtension, params};
 
-/// The number of the class of these requirements; made when it is new.
-fn class(op: &mut Op<'_>, requirements: &Requirements) -> Result<i64, StoreError> {
+/// The number of the class of these requirements of a tenant; made when it is new.
+fn class(op: &mut Op<'_>, tenant: TenantId, requirements: &Requirements) -> Result<i64, StoreError> {
     let canonical = requirements.canonical();
-    if let Some(id) = op.classes.get(&canonical) {
+    if let Some(id) = op.classes.get(&tenant).and_then(|known| known.get(&canonical)) {
         return Ok(*id);
     }
+    let key = (tenant.to_string(), &canonical);
     op.execute(
-        "INSERT INTO run_classes (requirements) VALUES (?1) ON CONFLICT DO NOTHING",
-        [&canonical],
+        "INSERT INTO run_classes (tenant_id, requirements) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        (&key.0, key.1),
     )?;
     let id = op
         .connection
-        .prepare_cached("SELECT id FROM run_classes WHERE requirements = ?1")
-        .and_then(|mut s| s.query_row([&canonical], |row| row.get(0)))
+        .prepare_cached("SELECT id FROM run_classes WHERE tenant_id = ?1 AND requirements = ?2")
+        .and_then(|mut s| s.query_row((&key.0, key.1), |row| row.get(0)))
         .map_err(translate)?;
-    op.classes.insert(canonical, id);
+    op.classes.entry(tenant).or_default().insert(canonical, id);
     Ok(id)
+}
+
+/// The column `delayed` of a run that waits.
+fn waits_for(held: bool, not_before: Option<Timestamp>) -> u8 {
+    if held { 2 } else { u8::from(not_before.is_some()) }
 }
 
 /// See [`ostler_store::RunQueue::enqueue`].
@@ -32,19 +41,19 @@ pub(crate) fn enqueue(op: &mut Op<'_>, runs: &[NewRun]) -> Result<Vec<i64>, Stor
     let mut statement = connection
         .prepare_cached(
             "INSERT INTO runs (id, class_id, priority, status, delayed, not_before, attempt, uncounted, max_attempts, \
-             cancel_requested, tenant_id, kind, project_id, task_id, subtask_id, ordinal, created_at, spec) \
-             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, 0, 0, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             cancel_requested, tenant_id, kind, project_id, task_id, subtask_id, plan_id, ordinal, created_at, spec) \
+             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, 0, 0, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )
         .map_err(translate)?;
     let mut numbers = Vec::with_capacity(runs.len());
     for run in runs {
-        let class = class(op, &run.requirements)?;
+        let class = class(op, run.tenant_id, &run.requirements)?;
         statement
             .execute(params![
                 run.id.to_string(),
                 class,
                 run.priority,
-                run.not_before.is_some(),
+                waits_for(run.held, run.not_before),
                 run.not_before.map(|t| t.0),
                 run.max_attempts,
                 run.tenant_id.to_string(),
@@ -52,6 +61,7 @@ pub(crate) fn enqueue(op: &mut Op<'_>, runs: &[NewRun]) -> Result<Vec<i64>, Stor
                 bind(run.project_id.to_value()),
                 bind(run.task_id.to_value()),
                 bind(run.subtask_id.to_value()),
+                bind(run.plan_id.to_value()),
                 run.ordinal,
                 run.created_at.0,
                 bind(json_to_value(&run.spec)),
@@ -81,7 +91,7 @@ pub(crate) fn assign_sandbox(
 }
 
 /// See [`ostler_store::RunQueue::finish`].
-pub(crate) fn finish(op: &mut Op<'_>, ends: &[FinishRun]) -> Result<Vec<bool>, StoreError> {
+pub(crate) fn finish(op: &mut Op<'_>, ends: Vec<FinishRun>) -> Result<Vec<bool>, StoreError> {
     if let Some(end) = ends.iter().find(|end| !end.status.is_terminal()) {
         return Err(StoreError::Engine {
             message: format!("{} cannot end as {}", end.id, end.status),
@@ -102,15 +112,82 @@ pub(crate) fn finish(op: &mut Op<'_>, ends: &[FinishRun]) -> Result<Vec<bool>, S
         let found = crate::rows::collect(&mut find, (end.id.to_string(), end.attempt), |row| {
             let seq: i64 = row.get(1).map_err(translate)?;
             Ok((crate::rows::first(row)?, seq))
-        })?;
-        done.push(!found.is_empty());
-        for (tenant, seq) in found {
-            let outcome = bind(json_to_value(&end.outcome));
-            change
-                .execute(params![seq, end.status.as_str(), end.at.0, outcome])
-                .map_err(translate)?;
-            op.count(tenant, RunStatus::Running, -1);
-            op.count(tenant, end.status, 1);
+        })?
+        .pop();
+        done.push(found.is_some());
+        let Some((tenant, seq)) = found else {
+            continue;
+        };
+        let outcome = bind(json_to_value(&end.outcome));
+        change
+            .execute(params![seq, end.status.as_str(), end.at.0, outcome])
+            .map_err(translate)?;
+        if end.is_superseded() {
+            supersede(op, end.id)?;
+        }
+        op.count(tenant, RunStatus::Running, -1);
+        op.count(tenant, end.status, 1);
+        op.hint(Hint::RunsFinished);
+        if !end.then.is_empty() {
+            changes::commit(op, end.then)?;
+        }
+    }
+    Ok(done)
+}
+
+/// See [`ostler_store::Change::SupersedeRun`].
+pub(crate) fn supersede(op: &Op<'_>, id: RunId) -> Result<(), StoreError> {
+    op.execute(
+        "UPDATE runs SET superseded = 1 WHERE id = ?1 AND status NOT IN ('queued', 'running')",
+        [id.to_string()],
+    )?;
+    Ok(())
+}
+
+/// See [`ostler_store::RunQueue::release`].
+pub(crate) fn release(op: &mut Op<'_>, ids: &[RunId]) -> Result<u64, StoreError> {
+    let mut released = 0;
+    for id in ids {
+        released += op.execute(
+            "UPDATE runs SET delayed = not_before IS NOT NULL \
+             WHERE id = ?1 AND status = 'queued' AND delayed = 2",
+            [id.to_string()],
+        )? as u64;
+    }
+    if released > 0 {
+        op.hint(Hint::RunsQueued);
+    }
+    Ok(released)
+}
+
+/// See [`ostler_store::RunQueue::skip`].
+pub(crate) fn skip(
+    op: &mut Op<'_>,
+    ids: &[RunId],
+    reason: &str,
+    at: Timestamp,
+) -> Result<Vec<bool>, StoreError> {
+    let outcome = bind(json_to_value(&RunOutcome {
+        error: Some(reason.to_owned()),
+        ..RunOutcome::default()
+    }));
+    let mut done = Vec::with_capacity(ids.len());
+    for id in ids {
+        let skipped = op
+            .connection
+            .prepare_cached(
+                "UPDATE runs SET status = 'skipped', finished_at = ?2, outcome = ?3 \
+                 WHERE id = ?1 AND status = 'queued' RETURNING tenant_id",
+            )
+            .map_err(translate)
+            .and_then(|mut s| {
+                crate::rows::collect(&mut s, params![id.to_string(), at.0, outcome], crate::rows::first)
+            })?
+            .pop();
+        done.push(skipped.is_some());
+        if let Some(tenant) = skipped {
+            op.count(tenant, RunStatus::Queued, -1);
+            op.count(tenant, RunStatus::Skipped, 1);
             op.hint(Hint::RunsFinished);
         }
     }
@@ -155,7 +232,7 @@ fn requeue_one(op: &mut Op<'_>, run: &RequeueRun) -> Result<Option<RunStatus>, S
              server_id = NULL, sandbox_id = NULL WHERE seq = ?1",
             (
                 seq,
-                run.not_before.is_some(),
+                waits_for(false, run.not_before),
                 run.not_before.map(|t| t.0),
                 !run.counts,
             ),

@@ -56,9 +56,10 @@ pub(crate) fn first<T: Column>(row: &Row<'_>) -> Result<T, StoreError> {
 }
 
 /// What [`run`] reads, in its order; `runs` must go by its own name in the statement.
-pub(crate) const RUN: &str = "id, tenant_id, kind, project_id, task_id, subtask_id, ordinal, \
-    (SELECT c.requirements FROM run_classes c WHERE c.id = runs.class_id), priority, max_attempts, not_before, spec, \
-    created_at, seq, status, attempt, cancel_requested, server_id, sandbox_id, started_at, finished_at, outcome";
+pub(crate) const RUN: &str = "id, tenant_id, kind, project_id, task_id, subtask_id, plan_id, ordinal, \
+    (SELECT c.requirements FROM run_classes c WHERE c.id = runs.class_id), priority, max_attempts, not_before, \
+    status = 'queued' AND delayed = 2, spec, created_at, seq, status, attempt, cancel_requested, server_id, sandbox_id, \
+    started_at, finished_at, outcome";
 
 /// A run from the columns of [`RUN`].
 pub(crate) fn run(row: &Row<'_>) -> Result<Run, StoreError> {
@@ -72,7 +73,7 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run, StoreError> {
     ) -> Result<T, StoreError> {
         json_from_value(value(row, at)?).map_err(|m| corrupt("runs", name, m))
     }
-    let outcome = match value(row, 21)? {
+    let outcome = match value(row, 23)? {
         Value::Null => RunOutcome::default(),
         text => json_from_value(text).map_err(|m| corrupt("runs", "outcome", m))?,
     };
@@ -84,22 +85,24 @@ pub(crate) fn run(row: &Row<'_>) -> Result<Run, StoreError> {
             project_id: get(row, 3, "project_id")?,
             task_id: get(row, 4, "task_id")?,
             subtask_id: get(row, 5, "subtask_id")?,
-            ordinal: get(row, 6, "ordinal")?,
-            requirements: json(row, 7, "requirements")?,
-            priority: get(row, 8, "priority")?,
-            max_attempts: get(row, 9, "max_attempts")?,
-            not_before: get(row, 10, "not_before")?,
-            spec: json(row, 11, "spec")?,
-            created_at: get(row, 12, "created_at")?,
+            plan_id: get(row, 6, "plan_id")?,
+            ordinal: get(row, 7, "ordinal")?,
+            requirements: json(row, 8, "requirements")?,
+            priority: get(row, 9, "priority")?,
+            max_attempts: get(row, 10, "max_attempts")?,
+            not_before: get(row, 11, "not_before")?,
+            held: get(row, 12, "delayed")?,
+            spec: json(row, 13, "spec")?,
+            created_at: get(row, 14, "created_at")?,
         },
-        seq: get(row, 13, "seq")?,
-        status: get(row, 14, "status")?,
-        attempt: get(row, 15, "attempt")?,
-        cancel_requested: get(row, 16, "cancel_requested")?,
-        server_id: get(row, 17, "server_id")?,
-        sandbox_id: get(row, 18, "sandbox_id")?,
-        started_at: get(row, 19, "started_at")?,
-        finished_at: get(row, 20, "finished_at")?,
+        seq: get(row, 15, "seq")?,
+        status: get(row, 16, "status")?,
+        attempt: get(row, 17, "attempt")?,
+        cancel_requested: get(row, 18, "cancel_requested")?,
+        server_id: get(row, 19, "server_id")?,
+        sandbox_id: get(row, 20, "sandbox_id")?,
+        started_at: get(row, 21, "started_at")?,
+        finished_at: get(row, 22, "finished_at")?,
         outcome,
     })
 }

@@ -4,21 +4,26 @@ use crate::engine::translate;
 use crate::options::{self, SqliteOptions};
 use crate::reader::Readers;
 use crate::rows::{self, RUN, bind, collect, value};
-use crate::writer::Writer;
+use crate::writer::{Op, Writer};
 use crate::{changes, claim, migrate, queue};
 use async_trait::async_trait;
-use ostler_domain::{Run, RunId, RunStatus, Sandbox, SandboxId, ServerId, TenantId, Timestamp};
+use ostler_domain::{PlanId, Run, RunId, RunStatus, Sandbox, SandboxId, ServerId, TenantId, Timestamp};
 use ostler_store::{
-    Cancelled, Change, ClaimRuns, ClaimSandbox, Column, Event, FinishRun, Hint, MigrationStatus, NewEvent,
-    RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, SANDBOX_COUNTS, SandboxCount, SandboxStamp,
-    Store, StoreError, Table, Told, Value, corrupt, json_from_value,
+    Cancelled, Change, ClaimRuns, ClaimSandbox, Column, Event, FinishRun, Head, Hint, MigrationStatus,
+    NewEvent, RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, SANDBOX_COUNTS, SandboxCount,
+    SandboxStamp, Store, StoreError, Table, Told, Value, corrupt, json_from_value,
 };
 use rusqlite::{Row, params_from_iter};
+use std::collections::BTreeSet;
 use std::path::Path;
 use tokio::sync::broadcast;
 
 /// Hints that a slow listener may be behind by; then it is told that it missed some, and looks for itself.
 const HINTS: usize = 256;
+
+/// How many runs of a plan are in each state.
+pub(crate) const PLAN_COUNTERS: &str = "SELECT status, count(*) FROM runs \
+    WHERE plan_id = ?1 AND superseded = 0 GROUP BY status";
 
 /// A store in one file.
 pub struct SqliteStore {
@@ -72,6 +77,12 @@ impl SqliteStore {
             })
             .await
     }
+}
+
+/// A state and how many are in it.
+fn count(row: &Row<'_>) -> Result<(RunStatus, i64), StoreError> {
+    let count = i64::from_value(value(row, 1)?).map_err(|m| corrupt("run_counters", "n", m))?;
+    Ok((rows::first(row)?, count))
 }
 
 fn event(row: &Row<'_>) -> Result<Event, StoreError> {
@@ -220,15 +231,44 @@ impl RunQueue for SqliteStore {
     }
 
     async fn classes(&self) -> Result<Vec<RunClass>, StoreError> {
-        let sql = "SELECT id, requirements FROM run_classes ORDER BY id";
+        let sql = "SELECT id, tenant_id, requirements FROM run_classes ORDER BY id";
         self.query(sql, Vec::new(), |row| {
             Ok(RunClass {
                 id: rows::first(row)?,
-                requirements: json_from_value(value(row, 1)?)
+                tenant_id: Column::from_value(value(row, 1)?)
+                    .map_err(|m| corrupt("run_classes", "tenant_id", m))?,
+                requirements: json_from_value(value(row, 2)?)
                     .map_err(|m| corrupt("run_classes", "requirements", m))?,
             })
         })
         .await
+    }
+
+    async fn release(&self, ids: Vec<RunId>) -> Result<u64, StoreError> {
+        self.writer.write(move |op| queue::release(op, &ids)).await
+    }
+
+    async fn skip(&self, ids: Vec<RunId>, reason: String, at: Timestamp) -> Result<Vec<bool>, StoreError> {
+        self.writer
+            .write(move |op| queue::skip(op, &ids, &reason, at))
+            .await
+    }
+
+    async fn heads(&self, classes: &[i64], now: Timestamp) -> Result<Vec<Head>, StoreError> {
+        let wanted: BTreeSet<i64> = classes.iter().copied().collect();
+        let look = wanted.clone();
+        let found = self
+            .readers
+            .read(move |connection| claim::heads(connection, &look, now))
+            .await?;
+        if let Some(heads) = found {
+            return Ok(heads);
+        }
+        let read = move |op: &mut Op<'_>| {
+            claim::promote(op, wanted.iter().copied(), now)?;
+            claim::heads(op.connection, &wanted, now)
+        };
+        Ok(self.writer.write(read).await?.unwrap_or_default())
     }
 
     async fn claim(&self, claim: ClaimRuns) -> Result<Vec<Run>, StoreError> {
@@ -264,7 +304,7 @@ impl RunQueue for SqliteStore {
     }
 
     async fn finish(&self, ends: Vec<FinishRun>) -> Result<Vec<bool>, StoreError> {
-        self.writer.write(move |op| queue::finish(op, &ends)).await
+        self.writer.write(move |op| queue::finish(op, ends)).await
     }
 
     async fn requeue(&self, runs: Vec<RequeueRun>) -> Result<Vec<Option<RunStatus>>, StoreError> {
@@ -298,8 +338,10 @@ impl RunQueue for SqliteStore {
             ("project_id =", filter.project_id.to_value()),
             ("task_id =", filter.task_id.to_value()),
             ("subtask_id =", filter.subtask_id.to_value()),
+            ("plan_id =", filter.plan_id.to_value()),
             ("kind =", filter.kind.to_value()),
             ("seq <", filter.before_seq.to_value()),
+            ("seq >", filter.after_seq.to_value()),
         ];
         let mut sql = format!("SELECT {RUN} FROM runs WHERE 1 = 1");
         let mut parameters = Vec::new();
@@ -313,8 +355,15 @@ impl RunQueue for SqliteStore {
             // Written out, so that the index of the running ones can be used.
             sql = format!("{sql} AND status = '{status}'");
         }
+        if filter.latest_only {
+            sql.push_str(" AND superseded = 0");
+        }
+        if filter.held_only {
+            sql.push_str(" AND status = 'queued' AND delayed = 2");
+        }
         let limit = if filter.limit == 0 { 50 } else { filter.limit };
-        sql = format!("{sql} ORDER BY seq DESC LIMIT {limit}");
+        let order = if filter.after_seq.is_some() { "ASC" } else { "DESC" };
+        sql = format!("{sql} ORDER BY seq {order} LIMIT {limit}");
         self.query(sql, parameters, rows::run).await
     }
 
@@ -325,13 +374,19 @@ impl RunQueue for SqliteStore {
             "SELECT status, sum(n) FROM run_counters GROUP BY status"
         };
         let parameters = tenant.iter().map(Column::to_value).collect();
-        let counts = self
-            .query(sql, parameters, |row| {
-                let count = i64::from_value(value(row, 1)?).map_err(|m| corrupt("run_counters", "n", m))?;
-                Ok((rows::first(row)?, count))
-            })
-            .await?;
+        let counts = self.query(sql, parameters, count).await?;
         Ok(counts.into_iter().collect())
+    }
+
+    async fn plan_counters(&self, plan: PlanId) -> Result<RunCounters, StoreError> {
+        let counts = self.query(PLAN_COUNTERS, vec![plan.to_value()], count).await?;
+        Ok(counts.into_iter().collect())
+    }
+
+    async fn plan_held(&self, plan: PlanId) -> Result<i64, StoreError> {
+        let sql = "SELECT count(*) FROM runs WHERE plan_id = ?1 AND status = 'queued' AND delayed = 2";
+        let counts: Vec<i64> = self.query(sql, vec![plan.to_value()], rows::first).await?;
+        Ok(counts.first().copied().unwrap_or_default())
     }
 
     async fn position(&self, id: RunId) -> Result<Option<u64>, StoreError> {

@@ -19,12 +19,15 @@ const BATCH: usize = 1024;
 /// Nothing more is taken into a transaction that is this old, so that large operations do not make others wait for ever.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 
+/// Numbers of classes by tenant and canonical requirements.
+pub(crate) type Classes = HashMap<TenantId, HashMap<String, i64>>;
+
 /// What an operation works with.
 pub(crate) struct Op<'c> {
     /// In a transaction, in a savepoint of this operation.
     pub(crate) connection: &'c Connection,
-    /// Numbers of the classes by canonical requirements, as far as they have been needed.
-    pub(crate) classes: &'c mut HashMap<String, i64>,
+    /// The classes, as far as they have been needed.
+    pub(crate) classes: &'c mut Classes,
     counts: BTreeMap<(TenantId, RunStatus), i64>,
     hints: HashSet<Hint>,
 }
@@ -159,7 +162,7 @@ fn serve(
     mut receiver: mpsc::Receiver<Box<dyn Job>>,
     hints: &broadcast::Sender<Hint>,
 ) {
-    let mut classes = HashMap::new();
+    let mut classes = Classes::new();
     while let Some(first) = receiver.blocking_recv() {
         let mut jobs = Vec::new();
         let mut told = HashSet::new();
@@ -199,7 +202,7 @@ fn serve(
 /// Applies `first` and what has queued up behind it, and commits. `jobs` has all that were taken, in either case.
 fn transaction(
     connection: &Connection,
-    classes: &mut HashMap<String, i64>,
+    classes: &mut Classes,
     first: Box<dyn Job>,
     receiver: &mut mpsc::Receiver<Box<dyn Job>>,
     jobs: &mut Vec<Box<dyn Job>>,

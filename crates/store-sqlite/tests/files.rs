@@ -34,11 +34,13 @@ fn run() -> NewRun {
         project_id: None,
         task_id: None,
         subtask_id: None,
+        plan_id: None,
         ordinal: 1,
         requirements: Requirements::default(),
         priority: 0,
         max_attempts: 1,
         not_before: None,
+        held: false,
         spec: RunSpec {
             commands: vec![CommandSpec {
                 argv: vec!["true".into()],
@@ -295,6 +297,8 @@ async fn acknowledged_runs_survive_a_kill() {
             classes: classes.iter().map(|c| c.id).collect(),
             limit: u32::MAX,
             now: Timestamp(2),
+            picks: Vec::new(),
+            sandbox: None,
         })
         .await
         .unwrap();
@@ -313,5 +317,92 @@ async fn nobody_else_can_read_the_files() {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", entry.path().display());
     }
+    store.close().await;
+}
+
+/// What was there before classes belonged to tenants is found again, and what old programs have no word for comes nearest.
+#[tokio::test]
+async fn runs_are_kept_by_the_migration_of_tests_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ostler.db");
+    let store = SqliteStore::open(&path, options()).unwrap();
+    store.migrate_up(Some(6)).await.unwrap();
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let (mine, other) = (TenantId::DEFAULT, TenantId::new());
+    let ids = [RunId::new(), RunId::new(), RunId::new()];
+    raw.execute_batch("INSERT INTO run_classes (id, requirements) VALUES (7, '{}'), (9, '{\"pool\":\"x\"}')")
+        .unwrap();
+    for ((id, tenant), status) in ids
+        .iter()
+        .zip([mine, other, other])
+        .zip(["queued", "queued", "failed"])
+    {
+        raw.execute(
+            "INSERT INTO runs (id, class_id, priority, status, delayed, attempt, uncounted, max_attempts, \
+             cancel_requested, tenant_id, kind, ordinal, created_at, spec) \
+             VALUES (?1, 7, 3, ?3, 0, 0, 0, 1, 0, ?2, 'command', 1, 1, '{}')",
+            (id.to_string(), tenant.to_string(), status),
+        )
+        .unwrap();
+        raw.execute(
+            "INSERT INTO run_counters VALUES (?1, ?2, 1)",
+            (tenant.to_string(), status),
+        )
+        .unwrap();
+    }
+    assert_eq!(store.migrate_up(None).await.unwrap(), [7]);
+    let classes = store.classes().await.unwrap();
+    let owners: Vec<TenantId> = classes.iter().map(|class| class.tenant_id).collect();
+    assert!(owners.len() == 2 && owners.contains(&mine) && owners.contains(&other));
+    assert!(
+        classes
+            .iter()
+            .all(|class| class.requirements == Requirements::default())
+    );
+    let failed = store.run(ids[2]).await.unwrap().unwrap();
+    assert_eq!((failed.status, failed.seq), (RunStatus::Failed, 3));
+    let held = NewRun { held: true, ..run() };
+    let skipped = run();
+    assert_eq!(
+        store.enqueue(vec![held.clone(), skipped.clone()]).await.unwrap(),
+        [4, 5]
+    );
+    assert_eq!(store.classes().await.unwrap().len(), 2, "they are known");
+    let done = store.skip(vec![skipped.id], "no".into(), Timestamp(2)).await;
+    assert_eq!(done.unwrap(), [true]);
+
+    assert_eq!(store.migrate_down(6).await.unwrap(), [7]);
+    let count = |sql: &str| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM run_classes"), 1);
+    assert_eq!(
+        count("SELECT count(*) FROM runs WHERE delayed = 1 AND not_before IS NULL"),
+        1
+    );
+    assert_eq!(count("SELECT count(*) FROM runs WHERE status = 'cancelled'"), 1);
+    assert_eq!(count("SELECT n FROM run_counters WHERE status = 'cancelled'"), 1);
+    assert_eq!(
+        count("SELECT count(*) FROM run_counters WHERE status = 'skipped'"),
+        0
+    );
+    assert_eq!(store.migrate_up(None).await.unwrap(), [7]);
+    assert_eq!(
+        store.release(vec![held.id, ids[0]]).await.unwrap(),
+        1,
+        "it was held again"
+    );
+    let classes = store.classes().await.unwrap();
+    let claimed = store
+        .claim(ClaimRuns {
+            server_id: ServerId::new(),
+            classes: classes.iter().map(|c| c.id).collect(),
+            picks: Vec::new(),
+            limit: 9,
+            now: Timestamp(2),
+            sandbox: None,
+        })
+        .await
+        .unwrap();
+    let claimed: Vec<RunId> = claimed.iter().map(|run| run.submitted.id).collect();
+    assert_eq!(claimed, [ids[0], ids[1], held.id]);
     store.close().await;
 }

@@ -34,6 +34,20 @@ pub enum Change {
     Enqueue(Box<NewRun>),
     /// Requests the end of a run, as [`crate::RunQueue::request_cancel`].
     CancelRun(RunId),
+    /// Lets a run wait for its turn, as [`crate::RunQueue::release`].
+    ReleaseRun(RunId),
+    /// Ends a run that was never started, as [`crate::RunQueue::skip`]. One that does not wait is left as it is.
+    SkipRun {
+        /// Which run.
+        id: RunId,
+        /// Why, in a sentence for people.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// Another run of the same test takes the place of this one. Changes nothing about one that has not ended; for one
+    /// that is being ended, [`crate::FinishRun`] says it.
+    SupersedeRun(RunId),
     /// Tells those who watch.
     Event(NewEvent),
 }

@@ -150,6 +150,8 @@ text_columns!(
     d::TaskId,
     d::SubtaskId,
     d::MergeRequestId,
+    d::PlanId,
+    d::ArtifactId,
     d::RunId,
     d::SandboxId,
     d::ServerId,

@@ -308,23 +308,42 @@ record!(KeptReply, "kept_replies", fixed, key(id), {
     plain id, plain tenant_id, plain run_id, plain stdout, plain stderr, plain code, plain created_at,
 });
 
+record!(d::TestPlan, "plans", versioned, key(id), {
+    plain id, plain tenant_id, plain name, plain project_id, plain branch, plain fail_fast, plain max_parallel,
+    json labels, plain tests, plain ordered, plain cancel_requested, plain created_by, plain created_at,
+    plain finished_at, plain first_event, plain version,
+});
+
+record!(d::TestRecord, "test_results", fixed, key(run_id), {
+    plain run_id, plain tenant_id, plain key, plain plan_id, plain plan, plain name, plain ordinal, plain status,
+    plain tolerated, plain superseded, plain flaky, plain duration_us, plain cpu_us, plain peak_memory_bytes,
+    plain created_at,
+});
+
+record!(d::Artifact, "artifacts", fixed, key(id), {
+    plain id, plain tenant_id, plain run_id, plain plan_id, plain path, plain bytes, plain sha256, plain object,
+    plain created_at, plain expires_at,
+});
+
 /// Every table of records, in an order in which each comes after those that it refers to.
 ///
 /// References, checked at each change of a commit, and what goes with the row that is referred to:
 ///
-/// - `departments`, `users`, `roles`, `credentials`, `api_tokens`, `agent_sessions` and `kept_replies` go with their tenant,
+/// - `departments`, `users`, `roles`, `credentials`, `api_tokens`, `agent_sessions`, `kept_replies`, `plans` and
+///   `test_results` go with their tenant,
 ///   `role_assignments` and `api_tokens` with their user. A role that somebody has and a department that somebody is in
-///   cannot be removed. A tenant with `projects` or `sandboxes` cannot be removed
+///   cannot be removed. A tenant with `projects`, `sandboxes` or `artifacts` cannot be removed
 ///   ([`StoreError::Reference`]), since what they stand for outside the database must be taken down first.
 /// - `tasks`, `subtasks`, `merge_requests` and `issues` go with their project; `subtasks`, `merge_requests` and `issues`
 ///   with their task; `merge_requests` with their subtask.
-/// - Everything else that holds an id (`run_id`, `merge_request_id`, `pool`, `department_id`, runs, events) is free: it
+/// - Everything else that holds an id (`run_id`, `plan_id`, `merge_request_id`, `pool`, `department_id`, runs, events) is free: it
 ///   may be written before its object is, and may outlive it.
 ///
 /// `audit_log` refers to nothing, so that it outlives what it tells of; the engine itself refuses to change or delete its
 /// rows.
 ///
 /// Unique besides the keys: `tenants.name`, `departments`, `users`, `roles` and `credentials` `(tenant_id, name)`, `api_tokens.hash`, `projects (tenant_id, name)` and `(tenant_id, source)`,
+/// `artifacts (run_id, path)`,
 /// `subtasks (project_id, number)`, `merge_requests (project_id, number)`, and `sandboxes.vsock_cid` among those that
 /// are not `destroyed`.
 pub const TABLES: &[&Table] = &[
@@ -348,4 +367,7 @@ pub const TABLES: &[&Table] = &[
     d::UsageSample::TABLE,
     AgentSession::TABLE,
     KeptReply::TABLE,
+    d::TestPlan::TABLE,
+    d::TestRecord::TABLE,
+    d::Artifact::TABLE,
 ];

@@ -1,18 +1,20 @@
 //! The run queue.
 
-use crate::StoreError;
+use crate::{Change, StoreError};
 use async_trait::async_trait;
 use ostler_domain::{
-    NewRun, ProjectId, Requirements, Run, RunId, RunKind, RunOutcome, RunStatus, SandboxId, ServerId,
+    NewRun, PlanId, ProjectId, Requirements, Run, RunId, RunKind, RunOutcome, RunStatus, SandboxId, ServerId,
     SubtaskId, TaskId, TenantId, Timestamp,
 };
 use std::collections::BTreeMap;
 
-/// A class: all runs with equal requirements.
+/// A class: all runs of one tenant with equal requirements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunClass {
     /// Number of the class in this store.
     pub id: i64,
+    /// Whose runs they are.
+    pub tenant_id: TenantId,
     /// What its runs need.
     pub requirements: Requirements,
 }
@@ -24,10 +26,43 @@ pub struct ClaimRuns {
     pub server_id: ServerId,
     /// Classes whose requirements it can satisfy.
     pub classes: Vec<i64>,
+    /// When there are any, only these are taken, in the order of the list as far as `limit` goes, and `classes` is not
+    /// looked at.
+    pub picks: Vec<Pick>,
     /// At most this many.
     pub limit: u32,
     /// The present: runs with a later `not_before` are left.
     pub now: Timestamp,
+    /// The sandbox that all of them are executed in, where that is known already; noted as by
+    /// [`RunQueue::assign_sandbox`].
+    pub sandbox: Option<SandboxId>,
+}
+
+/// Some of the oldest runs of one class and one priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pick {
+    /// The class.
+    pub class: i64,
+    /// Exactly this priority.
+    pub priority: i32,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// Priorities that [`RunQueue::heads`] tells of each class, from the highest.
+pub const LEVELS: u32 = 16;
+
+/// The first waiting run of a class and priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The class.
+    pub class: i64,
+    /// The priority.
+    pub priority: i32,
+    /// Number of the run.
+    pub seq: i64,
+    /// When it was submitted.
+    pub created_at: Timestamp,
 }
 
 /// The end of one attempt.
@@ -43,6 +78,16 @@ pub struct FinishRun {
     pub outcome: RunOutcome,
     /// When.
     pub at: Timestamp,
+    /// What is committed with the end, if it is one. An error of any of these fails the whole call, and then nothing of
+    /// it is changed.
+    pub then: Vec<Change>,
+}
+
+impl FinishRun {
+    /// Whether another run of the same test takes the place of this one: what the outcome says.
+    pub fn is_superseded(&self) -> bool {
+        self.outcome.test.as_ref().is_some_and(|test| test.superseded)
+    }
 }
 
 /// An attempt that came to nothing through no fault of its program.
@@ -79,7 +124,7 @@ pub enum Cancelled {
 /// How many runs there are in each state; exact at any instant. A state without runs may be missing or 0.
 pub type RunCounters = BTreeMap<RunStatus, i64>;
 
-/// Which runs are wanted; newest first.
+/// Which runs are wanted; newest first, unless `after_seq` is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunFilter {
     /// Owner.
@@ -90,19 +135,29 @@ pub struct RunFilter {
     pub task_id: Option<TaskId>,
     /// Subtask.
     pub subtask_id: Option<SubtaskId>,
+    /// Plan.
+    pub plan_id: Option<PlanId>,
+    /// Whether those are left out whose place another run of the same test has taken.
+    pub latest_only: bool,
     /// Kind.
     pub kind: Option<RunKind>,
     /// State.
     pub status: Option<RunStatus>,
+    /// Whether only those are wanted that are held now.
+    pub held_only: bool,
     /// Only those submitted before the run with this number, to page on.
     pub before_seq: Option<i64>,
+    /// Only those submitted after the run with this number, and oldest first, to page on in that order (0 to begin).
+    pub after_seq: Option<i64>,
     /// At most this many; 0 means 50.
     pub limit: u32,
 }
 
 /// The one queue of everything that is executed.
 ///
-/// Order: higher priority first, then first submitted first. A run is claimed by one server for one *attempt*; every
+/// Order: higher priority first, then first submitted first. A run that is *held* has no place in it before it is
+/// released: nobody is given it and it holds up nobody; otherwise it is one of those that are queued. [`NewRun::held`] of
+/// a run that is read says whether it is held now. A run is claimed by one server for one *attempt*; every
 /// later write names (run, attempt) and changes nothing once that attempt is over.
 ///
 /// Runs refer to nothing: no tenant, project or task need exist for them, and they outlive those, since they are the
@@ -115,6 +170,18 @@ pub trait RunQueue: Send + Sync {
 
     /// Classes that runs have been submitted for. Never shrinks while the server runs; at most a few thousand.
     async fn classes(&self) -> Result<Vec<RunClass>, StoreError>;
+
+    /// Lets held runs wait for their turn, at the place in the order that they have by their priority and number, or for
+    /// their `not_before` if they have one. Others are left as they are. Returns how many were held.
+    async fn release(&self, ids: Vec<RunId>) -> Result<u64, StoreError>;
+
+    /// Ends runs that wait, held or not, as `skipped`, with `reason` as `outcome.error`. For each whether it did; one that
+    /// does not wait, or is not there, is left as it is.
+    async fn skip(&self, ids: Vec<RunId>, reason: String, at: Timestamp) -> Result<Vec<bool>, StoreError>;
+
+    /// The first run that can be started of each class and priority, of each class at most [`LEVELS`] priorities, from the
+    /// highest; in the order of class and then priority. The cost depends on how many are told and not on how many wait.
+    async fn heads(&self, classes: &[i64], now: Timestamp) -> Result<Vec<Head>, StoreError>;
 
     /// Claims waiting runs in order and makes them `running` with the next attempt number. Never gives one run to two.
     /// A run whose `not_before` is still to come does not hold up others; once due it is at its place in the order. The
@@ -155,7 +222,13 @@ pub trait RunQueue: Send + Sync {
     /// How many there are in each state: of one tenant, or of all.
     async fn counters(&self, tenant: Option<TenantId>) -> Result<RunCounters, StoreError>;
 
-    /// How many waiting runs of the same class go before this one, those that still wait for their `not_before`
+    /// How many runs of a plan there are in each state, without those whose place another has taken; exact at any instant.
+    async fn plan_counters(&self, plan: PlanId) -> Result<RunCounters, StoreError>;
+
+    /// How many of the queued ones among them are held.
+    async fn plan_held(&self, plan: PlanId) -> Result<i64, StoreError>;
+
+    /// How many waiting runs of the same class go before this one, held ones not counted, those that still wait for their `not_before`
     /// included; `None` when it is not waiting.
     async fn position(&self, id: RunId) -> Result<Option<u64>, StoreError>;
 

@@ -215,6 +215,8 @@ impl World {
             classes: classes.into_iter().map(|class| class.id).collect(),
             limit: 1,
             now: self.clock.now(),
+            picks: Vec::new(),
+            sandbox: None,
         };
         let run = self.store.claim(claim).await.unwrap().pop()?;
         if run.submitted.kind == RunKind::Check {
@@ -302,6 +304,7 @@ impl World {
                 ..RunOutcome::default()
             },
             at: self.clock.now(),
+            then: Vec::new(),
         };
         assert_eq!(self.store.finish(vec![end]).await.unwrap(), [true]);
     }

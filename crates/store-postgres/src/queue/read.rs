@@ -3,7 +3,7 @@
 use crate::connect::Inner;
 use crate::error::{Tries, store_error};
 use crate::value::bind_all;
-use ostler_domain::{NewRun, Run, RunId, RunOutcome, RunStatus, ServerId, TenantId, Timestamp};
+use ostler_domain::{NewRun, PlanId, Run, RunId, RunOutcome, RunStatus, ServerId, TenantId, Timestamp};
 use ostler_store::{RunCounters, RunFilter, StoreError, Value, corrupt};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
@@ -12,16 +12,19 @@ use std::str::FromStr;
 
 /// What was submitted, from `runs r`: the first columns of every statement whose rows [`run_from`] reads.
 pub(super) const SUBMITTED: &str =
-    "r.seq, r.id, r.tenant_id, r.kind, r.project_id, r.task_id, r.subtask_id, r.ordinal,
+    "r.seq, r.id, r.tenant_id, r.kind, r.project_id, r.task_id, r.subtask_id, r.plan_id, r.ordinal,
     r.class_id, r.priority, r.max_attempts, r.not_before, r.spec, r.created_at";
+/// Place of `class_id` in [`SUBMITTED`].
+const CLASS_AT: usize = 9;
 /// Number of columns of [`SUBMITTED`].
-pub(super) const STATE_AT: usize = 14;
+pub(super) const STATE_AT: usize = 15;
 
 const STATE: &str = "COALESCE(e.status, CASE WHEN a.id IS NULL THEN 'queued' ELSE 'running' END),
     COALESCE(e.attempt, a.attempt, q.attempt, d.attempt, 0),
     COALESCE(e.cancel_requested, a.cancel_requested, 0),
     COALESCE(e.server_id, a.server_id), COALESCE(e.sandbox_id, a.sandbox_id),
-    COALESCE(e.started_at, a.started_at, q.started_at, d.started_at), e.finished_at, e.outcome";
+    COALESCE(e.started_at, a.started_at, q.started_at, d.started_at), e.finished_at, e.outcome,
+    d.seq IS NOT NULL AND d.not_before IS NULL";
 
 /// The rank is made apart: under row-level security nothing that could fail, such as a negation, may be part of a look into
 /// an index.
@@ -68,10 +71,11 @@ pub(super) fn time(row: &PgRow, at: usize) -> Result<Option<Timestamp>, StoreErr
     Ok(number.map(Timestamp))
 }
 
-/// The number and the submitted part of a row that begins with [`SUBMITTED`]. Its class must have been learnt.
+/// The number and the submitted part of a row that begins with [`SUBMITTED`], for a run that is not held. Its class must
+/// have been learnt.
 pub(super) fn submitted(inner: &Inner, row: &PgRow) -> Result<(i64, NewRun), StoreError> {
-    let class: i64 = int(row, 8, "class_id")?;
-    let spec: &str = row.try_get(12).map_err(|e| store_error(&e))?;
+    let class: i64 = int(row, CLASS_AT, "class_id")?;
+    let spec: &str = row.try_get(13).map_err(|e| store_error(&e))?;
     let run = NewRun {
         id: text(row, 1, "id")?,
         tenant_id: text(row, 2, "tenant_id")?,
@@ -79,22 +83,25 @@ pub(super) fn submitted(inner: &Inner, row: &PgRow) -> Result<(i64, NewRun), Sto
         project_id: optional(row, 4, "project_id")?,
         task_id: optional(row, 5, "task_id")?,
         subtask_id: optional(row, 6, "subtask_id")?,
-        ordinal: int(row, 7, "ordinal")?,
+        plan_id: optional(row, 7, "plan_id")?,
+        ordinal: int(row, 8, "ordinal")?,
         requirements: inner
             .classes
             .requirements(class)
             .ok_or_else(|| corrupt("runs", "class_id", format!("there is no class {class}")))?,
-        priority: int(row, 9, "priority")?,
-        max_attempts: int(row, 10, "max_attempts")?,
-        not_before: time(row, 11)?,
+        priority: int(row, 10, "priority")?,
+        max_attempts: int(row, 11, "max_attempts")?,
+        not_before: time(row, 12)?,
+        held: false,
         spec: serde_json::from_str(spec).map_err(|e| corrupt("runs", "spec", e.to_string()))?,
-        created_at: Timestamp(int(row, 13, "created_at")?),
+        created_at: Timestamp(int(row, 14, "created_at")?),
     };
     Ok((int(row, 0, "seq")?, run))
 }
 
 fn run_from(inner: &Inner, row: &PgRow) -> Result<Run, StoreError> {
-    let (seq, submitted) = submitted(inner, row)?;
+    let (seq, mut submitted) = submitted(inner, row)?;
+    submitted.held = row.try_get(STATE_AT + 8).map_err(|e| store_error(&e))?;
     let outcome: Option<&str> = row.try_get(STATE_AT + 7).map_err(|e| store_error(&e))?;
     Ok(Run {
         submitted,
@@ -119,7 +126,7 @@ fn run_from(inner: &Inner, row: &PgRow) -> Result<Run, StoreError> {
 pub(super) async fn learn_classes(inner: &Inner, rows: &[PgRow]) -> Result<(), StoreError> {
     let ids: Vec<i64> = rows
         .iter()
-        .map(|row| int(row, 8, "class_id"))
+        .map(|row| int(row, CLASS_AT, "class_id"))
         .collect::<Result<_, _>>()?;
     inner.classes.learn(&inner.pool, ids.into_iter()).await
 }
@@ -174,10 +181,21 @@ pub(super) async fn runs(inner: &Inner, filter: RunFilter) -> Result<Vec<Run>, S
     equal("project_id", filter.project_id.map(|v| v.to_string()));
     equal("task_id", filter.task_id.map(|v| v.to_string()));
     equal("subtask_id", filter.subtask_id.map(|v| v.to_string()));
+    equal("plan_id", filter.plan_id.map(|v| v.to_string()));
     equal("kind", filter.kind.map(|v| v.to_string()));
     if let Some(seq) = filter.before_seq {
         values.push(Value::Int(seq));
         wheres.push(format!("r.seq < ${}", values.len()));
+    }
+    if let Some(seq) = filter.after_seq {
+        values.push(Value::Int(seq));
+        wheres.push(format!("r.seq > ${}", values.len()));
+    }
+    if filter.latest_only {
+        wheres.push("COALESCE(e.superseded, 0) = 0".to_owned());
+    }
+    if filter.held_only {
+        wheres.push("r.seq IN (SELECT seq FROM run_delayed WHERE not_before IS NULL)".to_owned());
     }
     // The state is written out, so that the partial index of the rare ends can be used.
     wheres.extend(filter.status.map(|status| match status {
@@ -188,7 +206,11 @@ pub(super) async fn runs(inner: &Inner, filter: RunFilter) -> Result<Vec<Run>, S
         ended => format!("e.status = '{ended}'"),
     }));
     let limit = if filter.limit == 0 { 50 } else { filter.limit };
-    let rest = format!("WHERE {} ORDER BY r.seq DESC LIMIT {limit}", wheres.join(" AND "));
+    let order = if filter.after_seq.is_some() { "" } else { "DESC " };
+    let rest = format!(
+        "WHERE {} ORDER BY r.seq {order}LIMIT {limit}",
+        wheres.join(" AND ")
+    );
     select(inner, &rest, &values).await
 }
 
@@ -226,10 +248,38 @@ pub(super) async fn counters(inner: &Inner, tenant: Option<TenantId>) -> Result<
     Ok(counters)
 }
 
+/// Every run of a plan is in `runs`, and in one of the other tables: so those that wait are what is left. One statement
+/// sees one moment.
+pub(super) const PLAN_COUNTERS: &str = "
+WITH ends AS MATERIALIZED (
+    SELECT superseded, status, count(*) AS n FROM run_ends WHERE plan_id = $1 GROUP BY superseded, status
+), running AS MATERIALIZED (
+    SELECT count(*) AS n FROM run_active WHERE plan_id = $1
+)
+SELECT 'queued', (SELECT count(*) FROM runs WHERE plan_id = $1)
+    - (SELECT COALESCE(sum(n), 0)::bigint FROM ends) - (SELECT n FROM running)
+UNION ALL SELECT 'running', n FROM running
+UNION ALL SELECT status, n FROM ends WHERE superseded = 0";
+
+pub(super) async fn plan_counters(inner: &Inner, plan: PlanId) -> Result<RunCounters, StoreError> {
+    let rows = fetch(inner, PLAN_COUNTERS, &[Value::Text(plan.to_string())]).await?;
+    rows.iter()
+        .map(|row| Ok((text(row, 0, "status")?, int(row, 1, "count")?)))
+        .collect()
+}
+
+pub(super) async fn plan_held(inner: &Inner, plan: PlanId) -> Result<i64, StoreError> {
+    let sql = "SELECT count(*) FROM run_delayed d JOIN runs r ON r.seq = d.seq \
+               WHERE d.not_before IS NULL AND r.plan_id = $1";
+    let rows = fetch(inner, sql, &[Value::Text(plan.to_string())]).await?;
+    Ok(rows.first().map(|row| int(row, 0, "held")).transpose()?.unwrap_or_default())
+}
+
 pub(super) async fn position(inner: &Inner, id: RunId) -> Result<Option<u64>, StoreError> {
     let sql = "
         SELECT (SELECT count(*) FROM run_ready o WHERE o.class_id = w.class_id AND (o.rank, o.seq) < (w.rank, w.seq))
-            + (SELECT count(*) FROM run_delayed o WHERE o.class_id = w.class_id AND (o.rank, o.seq) < (w.rank, w.seq))
+            + (SELECT count(*) FROM run_delayed o
+                WHERE o.class_id = w.class_id AND (o.rank, o.seq) < (w.rank, w.seq) AND o.not_before IS NOT NULL)
         FROM runs r CROSS JOIN LATERAL (
             SELECT q.class_id, q.rank, q.seq FROM run_ready q
             WHERE q.class_id = r.class_id AND q.rank = -r.priority AND q.seq = r.seq

@@ -16,6 +16,7 @@ mod access;
 mod clocks;
 mod guards;
 mod model;
+mod plans;
 mod queue;
 mod records;
 mod references;
@@ -29,6 +30,7 @@ pub use access::*;
 pub use clocks::*;
 pub use guards::*;
 pub use model::*;
+pub use plans::*;
 pub use queue::*;
 pub use records::*;
 pub use references::*;
@@ -78,6 +80,14 @@ macro_rules! conformance_tests {
             delayed_runs_wait_and_hold_up_nobody,
             positions_count_who_goes_before,
             counters_follow_any_sequence,
+            held_runs_wait_until_they_are_released,
+            skipped_runs_were_never_started,
+            what_follows_is_committed_with_the_end,
+            the_tests_of_a_plan_are_counted_once,
+            heads_are_told_of_each_priority,
+            picks_take_what_they_name,
+            concurrent_picks_never_double,
+            classes_belong_to_one_tenant,
             silent_servers_are_found,
             hints_arrive,
             migrations_go_down_and_up_again,

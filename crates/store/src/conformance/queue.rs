@@ -40,6 +40,8 @@ pub async fn runs_round_trip(store: Arc<dyn Store>) {
                 classes: vec![class.id],
                 limit: 10,
                 now: at(1000),
+                picks: Vec::new(),
+                sandbox: None,
             })
             .await
             .unwrap();
@@ -147,6 +149,8 @@ pub async fn claims_follow_priority_then_submission(store: Arc<dyn Store>) {
                 classes: classes.clone(),
                 limit,
                 now: at(1000),
+                picks: Vec::new(),
+                sandbox: None,
             })
             .await
             .unwrap();
@@ -169,6 +173,8 @@ pub async fn claims_keep_to_their_classes(store: Arc<dyn Store>) {
             classes,
             limit: 10,
             now: at(1000),
+            picks: Vec::new(),
+            sandbox: None,
         })
     };
     assert_eq!(claim(vec![]).await.unwrap(), Vec::new());
@@ -222,6 +228,8 @@ pub async fn concurrent_claims_never_double(store: Arc<dyn Store>) {
                             classes: classes.clone(),
                             limit: 1 + n,
                             now: at(1000),
+                            picks: Vec::new(),
+                            sandbox: None,
                         })
                         .await
                         .unwrap();

@@ -84,6 +84,16 @@ pub async fn records_round_trip(store: Arc<dyn Store>) {
     round_trip(store, first, Some(second)).await;
     round_trip(store, kept_reply(owner), None).await;
     access_round_trips(store, owner).await;
+    for full in [true, false] {
+        let first = plan(owner, full);
+        let second = d::TestPlan {
+            id: first.id,
+            ..plan(owner, !full)
+        };
+        round_trip(store, first, Some(second)).await;
+        round_trip(store, test_record(owner, full), None).await;
+        round_trip(store, artifact(owner, full), None).await;
+    }
 
     for full in [true, false] {
         let first = token(owner, full);

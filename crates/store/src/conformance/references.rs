@@ -13,6 +13,7 @@ pub async fn references_must_exist(store: Arc<dyn Store>) {
     let home = project(tenant.id);
     let parent = task(&home, false);
     let held = sandbox(Some(tenant.id), None);
+    let kept = artifact(tenant.id, true);
     for change in [
         Change::insert(&token(tenant.id, false)),
         Change::insert(&home),
@@ -20,6 +21,9 @@ pub async fn references_must_exist(store: Arc<dyn Store>) {
         Change::insert(&issue(&home, "os-1", None)),
         Change::insert(&held),
         Change::insert(&agent_session(tenant.id, "x")),
+        Change::insert(&plan(tenant.id, true)),
+        Change::insert(&test_record(tenant.id, true)),
+        Change::insert(&kept),
     ] {
         let result = store.commit(vec![change.clone()]).await;
         assert!(
@@ -28,9 +32,14 @@ pub async fn references_must_exist(store: Arc<dyn Store>) {
         );
     }
     store.commit(vec![Change::insert(&tenant)]).await.unwrap();
-    for row in [Change::insert(&home), Change::insert(&held)] {
+    for row in [
+        Change::insert(&home),
+        Change::insert(&held),
+        Change::insert(&kept),
+    ] {
         let undo = match &row {
             Change::Insert { table, .. } if table.name == "projects" => Change::delete(&home),
+            Change::Insert { table, .. } if table.name == "artifacts" => Change::delete(&kept),
             _ => Change::delete(&held),
         };
         store.commit(vec![row]).await.unwrap();
@@ -66,6 +75,8 @@ pub async fn rows_go_with_their_owner(store: Arc<dyn Store>) {
         Change::insert(&tenant),
         Change::insert(&token(tenant.id, false)),
         Change::insert(&agent_session(tenant.id, "x")),
+        Change::insert(&plan(tenant.id, true)),
+        Change::insert(&test_record(tenant.id, true)),
         Change::insert(&home),
         Change::insert(&other),
     ];
@@ -102,7 +113,7 @@ pub async fn rows_go_with_their_owner(store: Arc<dyn Store>) {
     let left: Vec<d::Issue> = store.list(Filter::all()).await.unwrap();
     assert_eq!(left, issues[2..]);
     assert!(store.run(run.id).await.unwrap().is_some());
-    // Tokens and sessions go with their tenant.
+    // Tokens, sessions, plans and their history go with their tenant.
     store
         .commit(vec![Change::delete(&other), Change::delete(&tenant)])
         .await
@@ -113,6 +124,14 @@ pub async fn rows_go_with_their_owner(store: Arc<dyn Store>) {
     );
     assert_eq!(
         store.list(Filter::<crate::AgentSession>::all()).await.unwrap(),
+        Vec::new()
+    );
+    assert_eq!(
+        store.list(Filter::<d::TestPlan>::all()).await.unwrap(),
+        Vec::new()
+    );
+    assert_eq!(
+        store.list(Filter::<d::TestRecord>::all()).await.unwrap(),
         Vec::new()
     );
 }

@@ -175,6 +175,8 @@ pub async fn delayed_runs_wait_and_hold_up_nobody(store: Arc<dyn Store>) {
                 classes: vec![class],
                 limit,
                 now: at(now),
+                picks: Vec::new(),
+                sandbox: None,
             })
             .await;
         ids(&claimed.unwrap())

@@ -49,6 +49,9 @@ fn rows_of(tenant: &d::Tenant) -> Vec<Change> {
         Change::insert(&usage(at(1), Some(id))),
         Change::insert(&agent_session(id, &format!("subject of {}", task.id))),
         Change::insert(&kept_reply(id)),
+        Change::insert(&plan(id, true)),
+        Change::insert(&test_record(id, true)),
+        Change::insert(&artifact(id, true)),
     ]
 }
 
@@ -138,13 +141,18 @@ impl Work {
 
     async fn of(store: &dyn Store, tenant: TenantId, server: ServerId) -> Self {
         let class = |name: &str| format!("{name} of {tenant}");
-        let mut delayed = run(tenant, &class("delayed"), 0);
+        let plan_id = Some(d::PlanId::new());
+        let of_plan = |name: &str| NewRun {
+            plan_id,
+            ..run(tenant, &class(name), 0)
+        };
+        let mut delayed = of_plan("delayed");
         delayed.not_before = Some(at(i64::MAX));
         let work = Self {
-            waiting: run(tenant, &class("waiting"), 0),
+            waiting: of_plan("waiting"),
             delayed,
-            running: run(tenant, &class("running"), 0),
-            ended: run(tenant, &class("ended"), 0),
+            running: of_plan("running"),
+            ended: of_plan("ended"),
         };
         let runs = work.runs().map(Clone::clone);
         store.enqueue(runs.into()).await.unwrap();
@@ -358,7 +366,23 @@ async fn queue_is_apart(
         assert_eq!(store.position(theirs.id).await.unwrap(), None);
         let cancelled = store.request_cancel(theirs.id, at(9)).await.unwrap();
         assert_eq!(cancelled, Cancelled::Unknown);
-        store.commit(vec![Change::CancelRun(theirs.id)]).await.unwrap();
+        assert_eq!(store.release(vec![theirs.id]).await.unwrap(), 0);
+        let skipped = store.skip(vec![theirs.id], "no".into(), at(9)).await.unwrap();
+        assert_eq!(skipped, [false]);
+        store
+            .commit(vec![
+                Change::CancelRun(theirs.id),
+                Change::ReleaseRun(theirs.id),
+                Change::SkipRun {
+                    id: theirs.id,
+                    reason: "no".into(),
+                    at: at(9),
+                },
+            ])
+            .await
+            .unwrap();
+        let counted = store.plan_counters(theirs.plan_id.unwrap()).await.unwrap();
+        assert_eq!(counted.values().sum::<i64>(), 0);
         let again = NewRun {
             id: RunId::new(),
             ..theirs.clone()
@@ -391,6 +415,8 @@ async fn queue_is_apart(
         classes: (1..100).collect(),
         limit: 10,
         now: at(10),
+        picks: Vec::new(),
+        sandbox: None,
     };
     assert!(is_refused(&store.claim(claim).await));
     let end = |run: &NewRun| finish(run.id, 1, RunStatus::Failed);
@@ -436,6 +462,22 @@ async fn queue_is_apart(
         let ended = store.run(run.id).await.unwrap().unwrap();
         assert_eq!(ended.status, RunStatus::Cancelled);
     }
+    let held = [true, true].map(|held| NewRun {
+        held,
+        plan_id: my_work.waiting.plan_id,
+        ..run(mine, "y", 0)
+    });
+    store.enqueue(held.to_vec()).await.unwrap();
+    assert_eq!(store.release(vec![held[0].id]).await.unwrap(), 1);
+    let skipped = store
+        .skip(held.iter().map(|run| run.id).collect(), "no".into(), at(9))
+        .await;
+    assert_eq!(skipped.unwrap(), [true, true]);
+    let counted = store
+        .plan_counters(my_work.waiting.plan_id.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(counted.get(&RunStatus::Skipped), Some(&2));
     let running = my_work.running.id;
     let both = vec![Change::CancelRun(running), event(Some(mine))];
     store.commit(both).await.unwrap();

@@ -17,7 +17,7 @@ pub struct List {
     /// Only of this kind: command, planner, worker, check or test.
     #[arg(long)]
     kind: Option<RunKind>,
-    /// Only in this state: queued, running, succeeded, failed, timed_out, cancelled or lost.
+    /// Only in this state: queued, running, succeeded, failed, timed_out, cancelled, lost or skipped.
     #[arg(long)]
     status: Option<RunStatus>,
     /// At most this many, up to 1000.
