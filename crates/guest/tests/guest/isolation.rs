@@ -75,7 +75,7 @@ async fn what_is_written_is_seen_by_nobody_else() {
     let again = run(
         &mut world,
         "2",
-        "cat there; ls; ls -A /tmp | grep -v ^.tmp; ls -A /dev/shm",
+        "cat there; ls; ls -A /tmp | grep -v -e ^.tmp -e \"${HOME##*/}\"; ls -A /dev/shm",
     )
     .await;
     assert_eq!(again.stdout, "as it wasthere\n");
@@ -101,7 +101,7 @@ async fn everything_else_can_only_be_read() {
                   for way in 'mount -o remount,rw /' 'umount /proc' \"umount '$PWD'\" 'mount -t tmpfs x /mnt' 'mknod sda b 8 0'; do
                       if sh -c \"$way\" 2>/dev/null; then echo did $way; fi
                   done
-                  ls /dev | grep -E '^(sd|vd|nvme|loop|mem|port|kmsg)'
+                  test $(id -u) != 0 || ls /dev | grep -E '^(sd|vd|nvme|loop|mem|port|kmsg)'
                   grep -E '^Cap(Eff|Prm|Bnd)' /proc/self/status";
     let outcome = run(&mut world, "1", script).await;
     let (capabilities, rest): (Vec<&str>, Vec<&str>) =
