@@ -4,7 +4,7 @@ use crate::error::{CliError, Result};
 use std::io::Read;
 use std::time::Duration;
 
-/// Most that is read from standard input or a file; the server takes no more.
+/// Most that is read from standard input or a file where nothing else is said; the server takes no more.
 const MAX_TEXT: u64 = 1 << 20;
 
 /// A size such as `512M` or `2G`, in MiB.
@@ -95,20 +95,33 @@ pub(crate) fn json(text: &str) -> Result<serde_json::Value> {
     serde_json::from_str(&text).map_err(|error| CliError::Usage(format!("{what} is not JSON: {error}")))
 }
 
+/// A whole file, or standard input when it is `-`; at most `limit` bytes.
+pub(crate) fn file_text(path: &str, limit: u64) -> Result<String> {
+    if path == "-" {
+        return read_at_most("standard input", std::io::stdin().lock(), limit);
+    }
+    let file = std::fs::File::open(path).map_err(|source| CliError::Read {
+        what: path.to_owned(),
+        source,
+    })?;
+    read_at_most(path, file, limit)
+}
+
 fn read_text(what: &str, from: impl Read) -> Result<String> {
+    read_at_most(what, from, MAX_TEXT)
+}
+
+fn read_at_most(what: &str, from: impl Read, limit: u64) -> Result<String> {
     let failed = |source| CliError::Read {
         what: what.to_owned(),
         source,
     };
     let mut text = String::new();
-    from.take(MAX_TEXT + 1)
+    from.take(limit + 1)
         .read_to_string(&mut text)
         .map_err(failed)?;
-    if text.len() as u64 > MAX_TEXT {
-        return Err(CliError::Usage(format!(
-            "{what} holds more than {} MiB",
-            MAX_TEXT >> 20
-        )));
+    if text.len() as u64 > limit {
+        return Err(CliError::Usage(format!("{what} holds more than {} MiB", limit >> 20)));
     }
     Ok(text)
 }

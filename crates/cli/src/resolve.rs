@@ -5,16 +5,16 @@
 
 use crate::context::Session;
 use crate::error::{CliError, Result};
-use ostler_client::RunQuery;
+use ostler_client::{PlanQuery, RunQuery};
 use ostler_domain::{
-    DepartmentId, ProjectId, RoleId, RunId, SandboxId, SubtaskId, TaskId, TenantId, TokenId, UserId,
+    DepartmentId, PlanId, ProjectId, RoleId, RunId, SandboxId, SubtaskId, TaskId, TenantId, TokenId, UserId,
 };
 use std::fmt::Display;
 use std::str::FromStr;
 
 /// Shortest end of an id that is taken for one.
 const MIN_END: usize = 4;
-/// Runs that are looked through.
+/// Runs and plans that are looked through.
 const MAX_RUNS: u32 = 1000;
 const SHOWN_CANDIDATES: usize = 5;
 
@@ -119,6 +119,28 @@ impl Session {
             Ok(all.map(|one| (one.id, Vec::new())).collect())
         })
         .await
+    }
+
+    /// A plan by id, the end of its id, or its name: the newest one of that name.
+    pub(crate) async fn plan_id(&self, text: &str) -> Result<PlanId> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let named = PlanQuery {
+            name: Some(text.to_owned()),
+            limit: Some(1),
+            ..PlanQuery::default()
+        };
+        if let Some(newest) = self.client.plans(&named).await?.first() {
+            return Ok(newest.id);
+        }
+        let all = PlanQuery {
+            limit: Some(MAX_RUNS),
+            ..PlanQuery::default()
+        };
+        let all = self.client.plans(&all).await?.into_iter();
+        let all: Vec<_> = all.map(|one| (one.id, Vec::new())).collect();
+        pick("plan", "test list", text, &all)
     }
 
     /// An agent by id or the end of its id.

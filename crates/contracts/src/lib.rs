@@ -5,6 +5,7 @@
 
 mod access;
 mod agents;
+mod artifacts;
 mod error;
 mod events;
 mod images;
@@ -19,6 +20,7 @@ mod time;
 
 pub use access::*;
 pub use agents::*;
+pub use artifacts::*;
 pub use error::*;
 pub use events::*;
 pub use images::*;

@@ -15,6 +15,7 @@ mod snapshot;
 mod subtask;
 mod task;
 mod tenant;
+mod test;
 mod token;
 mod user;
 
@@ -43,6 +44,9 @@ pub enum Command {
     /// Runs: everything that is executed.
     #[command(subcommand)]
     Run(run::Run),
+    /// Tests: plans of them, their results and their history.
+    #[command(subcommand)]
+    Test(test::Test),
     /// Agents: sandboxes of your own.
     #[command(subcommand)]
     Agent(agent::Agent),
@@ -110,6 +114,7 @@ async fn dispatch(command: Command, session: &Session) -> Outcome {
         Command::Task(task) => task.run(session).await,
         Command::Subtask(subtask) => subtask.run(session).await,
         Command::Run(run) => run.run(session).await,
+        Command::Test(test) => test.run(session).await,
         Command::Agent(agent) => agent.run(session).await,
         Command::Sandbox(sandbox) => sandbox.run(session).await,
         Command::Pool(pool) => pool.run(session).await,

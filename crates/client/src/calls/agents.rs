@@ -150,10 +150,7 @@ impl Client {
         let response = self
             .stream(Method::GET, &url, HeaderMap::new(), None::<&()>)
             .await?;
-        Ok(Download {
-            response,
-            url: self.url().to_owned(),
-        })
+        Ok(Download::new(response, self.url().to_owned()))
     }
 
     fn files(&self, id: SandboxId, path: &str, tar: bool) -> Url {
@@ -173,6 +170,10 @@ pub struct Download {
 }
 
 impl Download {
+    pub(super) fn new(response: Response, url: String) -> Self {
+        Self { response, url }
+    }
+
     /// The next piece; `None` after the last.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod artifacts;
 mod fleet;
 mod images;
 mod plans;
