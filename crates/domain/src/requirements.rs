@@ -3,6 +3,7 @@
 use crate::state::text_enum;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 text_enum! {
     /// The kinds of place where a run can execute.
@@ -81,6 +82,9 @@ pub struct Requirements {
     /// Exactly this network policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPolicy>,
+    /// Only a sandbox with this kernel: its name, or the beginning of its version, such as `6.1` for any 6.1.x.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// Labels that the pool must carry with these values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -114,6 +118,42 @@ pub struct Offer {
     pub labels: BTreeMap<String, String>,
     /// Devices.
     pub devices: BTreeSet<String>,
+    /// Kernels that they can run: first the one that they do unless another is asked for. Empty where none is known.
+    pub kernels: Vec<KernelOffer>,
+}
+
+/// A kernel that sandboxes can run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelOffer {
+    /// Its name, by which a template can ask for it where machines have kernels of their own.
+    pub name: String,
+    /// Its version as in `uname -r`; `None` where it cannot be told.
+    pub version: Option<String>,
+}
+
+impl KernelOffer {
+    /// Whether it is meant by a name, or by the beginning of a version: `6.1` means 6.1 and 6.1.7, and not 6.10.
+    pub fn is(&self, wanted: &str) -> bool {
+        let begins = |version: &String| {
+            let rest = version.strip_prefix(wanted).filter(|_| !wanted.is_empty());
+            rest.is_some_and(|rest| {
+                let number_goes_on = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+                !(number_goes_on(rest) && wanted.ends_with(|c: char| c.is_ascii_digit()))
+            })
+        };
+        self.name == wanted || self.version.as_ref().is_some_and(begins)
+    }
+}
+
+impl Offer {
+    /// The kernel that is meant, as [`KernelOffer::is`] says: the one that sandboxes run by themselves if it can be that,
+    /// otherwise one of that very name, otherwise the first.
+    pub fn kernel(&self, wanted: &str) -> Option<&KernelOffer> {
+        let own = self.kernels.first().filter(|kernel| kernel.is(wanted));
+        let named = || self.kernels.iter().find(|kernel| kernel.name == wanted);
+        own.or_else(named)
+            .or_else(|| self.kernels.iter().find(|kernel| kernel.is(wanted)))
+    }
 }
 
 impl Requirements {
@@ -126,44 +166,62 @@ impl Requirements {
     /// Everything in which `offer` falls short, one sentence each; empty when it satisfies all.
     pub fn unmet(&self, offer: &Offer) -> Vec<String> {
         let mut reasons = Vec::new();
-        let mut exact = |what: &str, wanted: Option<String>, has: &str| {
+        self.compare(offer, &mut |reason| reasons.push(reason.to_string()));
+        reasons
+    }
+
+    /// Whether `offer` satisfies all: [`Self::unmet`] without the sentences.
+    pub fn met_by(&self, offer: &Offer) -> bool {
+        let mut met = true;
+        self.compare(offer, &mut |_| met = false);
+        met
+    }
+
+    fn compare(&self, offer: &Offer, short: &mut dyn FnMut(fmt::Arguments<'_>)) {
+        let mut exact = |what: &str, of: &str, wanted: Option<&str>, has: &str| {
             if let Some(wanted) = wanted
                 && wanted != has
             {
-                reasons.push(format!("{what} is {has}, not {wanted}"));
+                short(format_args!("the {what}{of} is {has}, not {wanted}"));
             }
         };
-        exact("the pool", self.pool.clone(), &offer.pool);
+        exact("pool", "", self.pool.as_deref(), &offer.pool);
         exact(
-            "the driver",
-            self.driver.map(|d| d.to_string()),
+            "driver",
+            "",
+            self.driver.map(DriverKind::as_str),
             offer.driver.as_str(),
         );
         exact(
-            "the image",
-            self.image.clone(),
+            "image",
+            "",
+            self.image.as_deref(),
             offer.image.as_deref().unwrap_or("none"),
         );
-        exact("the architecture", self.arch.clone(), &offer.arch);
+        exact("architecture", "", self.arch.as_deref(), &offer.arch);
         exact(
-            "the network policy",
-            self.network.map(|n| n.to_string()),
+            "network policy",
+            "",
+            self.network.map(NetworkPolicy::as_str),
             offer.network.as_str(),
         );
         for (label, wanted) in &self.labels {
             let has = offer.labels.get(label).map_or("missing", String::as_str);
-            exact(&format!("the label {label}"), Some(wanted.clone()), has);
+            exact("label ", label, Some(wanted), has);
         }
         if let Some(wanted) = self.isolation
             && wanted > offer.isolation
         {
-            reasons.push(format!("isolation is {}, less than {wanted}", offer.isolation));
+            short(format_args!(
+                "isolation is {}, less than {wanted}",
+                offer.isolation
+            ));
         }
         let mut at_least = |what: &str, wanted: Option<u64>, has: u64| {
             if let Some(wanted) = wanted
                 && wanted > has
             {
-                reasons.push(format!("{what} is {has}, less than {wanted}"));
+                short(format_args!("{what} is {has}, less than {wanted}"));
             }
         };
         at_least(
@@ -174,9 +232,27 @@ impl Requirements {
         at_least("memory (MiB)", self.memory_mb, offer.memory_mb);
         at_least("disk (MiB)", self.disk_mb, offer.disk_mb.unwrap_or(u64::MAX));
         for device in self.devices.difference(&offer.devices) {
-            reasons.push(format!("the device {device} is missing"));
+            short(format_args!("the device {device} is missing"));
         }
-        reasons
+        if let Some(wanted) = &self.kernel
+            && offer.kernel(wanted).is_none()
+        {
+            let names: Vec<&str> = offer.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+            match names[..] {
+                [] => short(format_args!(
+                    "its kernels are not known, and {wanted} is asked for"
+                )),
+                _ => short(format_args!("the kernel is {}, not {wanted}", names.join(" or "))),
+            }
+        }
+    }
+
+    /// The name of the kernel that must be started for this, where the one that the sandboxes of `offer` run by themselves
+    /// is not the one. `None` also where there is no such kernel; that is for [`Requirements::unmet`] to say.
+    pub fn other_kernel<'a>(&self, offer: &'a Offer) -> Option<&'a str> {
+        let found = offer.kernel(self.kernel.as_deref()?)?;
+        let own = offer.kernels.first()?;
+        (found != own).then_some(found.name.as_str())
     }
 }
 
@@ -197,7 +273,56 @@ mod tests {
             network: NetworkPolicy::None,
             labels: BTreeMap::new(),
             devices: BTreeSet::new(),
+            kernels: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_kernel_is_asked_for_by_name_or_by_the_beginning_of_its_version() {
+        let kernel = |name: &str, version: &str| KernelOffer {
+            name: name.into(),
+            version: Some(version.into()),
+        };
+        let mut offer = offer();
+        let wants = |kernel: &str| Requirements {
+            kernel: Some(kernel.into()),
+            ..Requirements::default()
+        };
+        assert_eq!(
+            wants("6.1").unmet(&offer),
+            ["its kernels are not known, and 6.1 is asked for"]
+        );
+        offer.kernels = vec![
+            kernel("stable", "6.1.0-56-cloud-amd64"),
+            kernel("6.1.0-50-cloud-amd64", "6.1.0-50-cloud-amd64"),
+            kernel("next", "6.12.3"),
+        ];
+        for (wanted, name) in [
+            ("6.1", "stable"),
+            ("stable", "stable"),
+            ("6.1.0-5", ""),
+            ("6.1.0-50", "6.1.0-50-cloud-amd64"),
+            ("6", "stable"),
+            ("6.12", "next"),
+            ("6.12.3", "next"),
+            ("", ""),
+            ("6.2", ""),
+        ] {
+            let found = offer.kernel(wanted).map_or("", |kernel| kernel.name.as_str());
+            assert_eq!(found, name, "{wanted}");
+            assert_eq!(
+                wants(wanted).unmet(&offer).is_empty(),
+                !name.is_empty(),
+                "{wanted}"
+            );
+        }
+        assert_eq!(wants("6.1").other_kernel(&offer), None);
+        assert_eq!(wants("6.12").other_kernel(&offer), Some("next"));
+        assert_eq!(Requirements::default().other_kernel(&offer), None);
+        assert_eq!(
+            wants("6.2").unmet(&offer),
+            ["the kernel is stable or 6.1.0-50-cloud-amd64 or next, not 6.2"]
+        );
     }
 
     #[test]

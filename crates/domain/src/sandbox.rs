@@ -1,10 +1,7 @@
 //! Sandboxes and pools.
 
 use crate::state::text_enum;
-use crate::{
-    DepartmentId, DriverKind, IllegalTransition, NetworkPolicy, Offer, SandboxId, ServerId, TenantId,
-    Timestamp,
-};
+use crate::{DepartmentId, DriverKind, IllegalTransition, KernelOffer, NetworkPolicy, Offer, SandboxId, ServerId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -136,7 +133,8 @@ pub struct SandboxTemplate {
     /// Size of an empty second drive of a virtual machine, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_drive_mb: Option<u64>,
-    /// Kernel of a virtual machine: a file on the host; the driver's own when absent.
+    /// Kernel of a virtual machine: one that the driver knows, by name or the beginning of its version, or with a `/` a file
+    /// on the host; the driver's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
     /// Added to the kernel's command line.
@@ -357,8 +355,22 @@ impl Pool {
     }
 
     /// What its sandboxes have to offer, given what the driver says of itself.
-    pub fn offer(&self, isolation: crate::Isolation, arch: &str) -> Offer {
+    pub fn offer(&self, isolation: crate::Isolation, arch: &str, kernels: &[KernelOffer]) -> Offer {
         let t = &self.template;
+        let mut kernels = kernels.to_vec();
+        if let Some(named) = &t.kernel {
+            kernels.retain(|kernel| kernel.is(named));
+            if kernels.is_empty() {
+                kernels.push(KernelOffer {
+                    name: named.clone(),
+                    version: None,
+                });
+            }
+        }
+        if t.kernel.is_some() || t.snapshot.is_some() {
+            // It is a part of what was asked for, or of the state that they go on from.
+            kernels.truncate(1);
+        }
         Offer {
             pool: self.name.clone(),
             driver: t.driver,
@@ -371,6 +383,7 @@ impl Pool {
             network: t.network,
             labels: t.labels.clone(),
             devices: t.devices.clone(),
+            kernels,
         }
     }
 

@@ -10,7 +10,7 @@ use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxTemplate};
 use ostler_driver_docker::{DockerDriver, DockerImages, DockerOptions, ImageOptions, TlsFiles};
 use ostler_driver_firecracker::{FirecrackerDriver, FirecrackerOptions};
 use ostler_driver_process::{Mode, ProcessDriver, ProcessOptions};
-use ostler_driver_qemu::{Accelerator, QemuDriver, QemuOptions};
+use ostler_driver_qemu::{Accelerator, KernelFile, QemuDriver, QemuOptions};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_host_network::HostNetwork;
 use ostler_sandbox::{Driver, DriverError};
@@ -134,6 +134,18 @@ impl Place {
         Ok(QemuOptions {
             qemu: settings.program.clone().unwrap_or(options.qemu),
             kernel: settings.kernel.clone(),
+            kernel_dir: settings.kernel_dir.clone(),
+            kernels: settings
+                .kernels
+                .iter()
+                .map(|(name, kernel)| {
+                    let file = KernelFile {
+                        image: kernel.image.clone(),
+                        modules: kernel.modules.clone(),
+                    };
+                    (name.clone(), file)
+                })
+                .collect(),
             modules: settings.modules.clone(),
             accelerator,
             ..options

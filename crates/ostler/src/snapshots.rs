@@ -79,7 +79,7 @@ fn capabilities() -> String {
         let names: Vec<String> = can.networks.iter().map(ToString::to_string).collect();
         names.join(", ")
     };
-    let rows: [Row<'_>; 12] = [
+    let rows: [Row<'_>; 13] = [
         ("isolation", &|can| can.isolation.to_string()),
         ("network policies", &networks),
         ("limit of CPU time", &|can| yes(can.cpu_limit)),
@@ -91,6 +91,7 @@ fn capabilities() -> String {
         ("drives and a kernel of its own", &|can| yes(can.machines)),
         ("pause and resume", &|can| yes(can.pause)),
         ("snapshots", &|can| yes(can.snapshot)),
+        ("console kept", &|can| yes(can.console)),
         ("vsock context id", &|can| yes(can.vsock)),
     ];
     let names: Vec<&str> = drivers.iter().map(|(name, _)| *name).collect();

@@ -5,7 +5,8 @@
 //! by the instance name it was made with, so that a server killed at any instant leaves nothing unaccounted for.
 
 use async_trait::async_trait;
-use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
+use ostler_domain::{DriverKind, Isolation, KernelOffer, NetworkPolicy, SandboxId, SandboxTemplate};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,8 +67,13 @@ pub struct Capabilities {
     pub devices: BTreeSet<String>,
     /// Whether programs can run as a user that the template names.
     pub users: bool,
+    /// Whether what its sandboxes say on their consoles is kept, see [`Driver::console`].
+    pub console: bool,
     /// Machine architecture as in `uname -m`.
     pub arch: String,
+    /// Kernels that sandboxes can run: first the one that they do unless their template names another. Where machines have
+    /// kernels of their own, each name can be a template's kernel.
+    pub kernels: Vec<KernelOffer>,
 }
 
 /// What the back end says about one sandbox.
@@ -90,6 +96,31 @@ pub struct ExitInfo {
     pub signal: Option<i32>,
     /// Whether memory ran out.
     pub out_of_memory: bool,
+    /// How a virtual machine itself ended, where that is known.
+    pub machine: Option<MachineEnd>,
+}
+
+/// How a virtual machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineEnd {
+    /// Its kernel gave up.
+    Panic,
+    /// It was to start anew, which ends it.
+    Reboot,
+    /// It was switched off from inside.
+    PowerOff,
+    /// From outside.
+    Host,
+}
+
+/// A piece of what a sandbox said on its console.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConsolePiece {
+    /// How many bytes were said before it. More than was asked for when the oldest are kept no longer.
+    pub start: u64,
+    /// The bytes as they came; none when nothing more was said until now.
+    pub bytes: Vec<u8>,
 }
 
 /// A sandbox ended without having been asked to.
@@ -350,6 +381,12 @@ pub trait Driver: Send + Sync + 'static {
     /// Removes a snapshot. Idempotent.
     async fn remove_snapshot(&self, _name: &str) -> Result<(), DriverError> {
         Ok(())
+    }
+
+    /// What a sandbox has said on its console from the byte `from` on: a piece of it, also after the sandbox ended, until it
+    /// is removed. Of very much the end is kept, a mebibyte at least. Nothing said while no server ran is in it.
+    async fn console(&self, id: SandboxId, _from: u64) -> Result<ConsolePiece, DriverError> {
+        Err(self.cannot("keep the console of", id))
     }
 
     /// Sandboxes that ended unasked, as it happens. A lagging receiver loses events: health checks catch up.

@@ -1,7 +1,7 @@
 //! What drivers with directories on this host share: which of them may be mounted, reaching a socket that a sandbox
 //! made, and removing what it wrote. None of it may trust the sandbox: it may put a symbolic link where a socket or a directory is expected.
 
-use ostler_domain::SandboxTemplate;
+use ostler_domain::{KernelOffer, SandboxTemplate};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -19,6 +19,21 @@ const RESERVED: &[&str] = &[
     "/etc/passwd",
     "/etc/group",
 ];
+
+/// The kernel of this host, for drivers whose sandboxes share it.
+pub fn host_kernels() -> Vec<KernelOffer> {
+    let version = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    kernels_of(version.trim())
+}
+
+/// The kernel with this version, as the only one there is; none where the version is not known.
+pub fn kernels_of(version: &str) -> Vec<KernelOffer> {
+    let kernel = KernelOffer {
+        name: version.to_owned(),
+        version: Some(version.to_owned()),
+    };
+    Vec::from_iter((!version.is_empty()).then_some(kernel))
+}
 
 /// Why a template's mounts cannot be had, one sentence each: they may neither cover what belongs to every sandbox nor show
 /// `state_dir`, where the driver keeps the sockets of all sandboxes.

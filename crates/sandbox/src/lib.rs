@@ -3,6 +3,7 @@
 pub mod cgroup;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod console;
 pub mod cpio;
 pub mod detached;
 mod driver;
@@ -14,4 +15,4 @@ pub mod process;
 pub mod worker;
 
 pub use driver::*;
-pub use host::{connect_socket, mount_refusals, remove_busy_tree, remove_tree};
+pub use host::{connect_socket, host_kernels, kernels_of, mount_refusals, remove_busy_tree, remove_tree};

@@ -47,7 +47,7 @@ impl NoteDir {
         load::<Ended>(&self.join(name)).map(|ended| ExitInfo {
             code: ended.code,
             signal: ended.signal,
-            out_of_memory: false,
+            ..ExitInfo::default()
         })
     }
 

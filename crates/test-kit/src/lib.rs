@@ -22,7 +22,7 @@ pub use claude::{CLAUDE_VERSION, ClaudeCode};
 pub use engine::DockerEngine;
 pub use git::{git, repository};
 pub use leak::LeakGuard;
-pub use machine::MachineParts;
+pub use machine::{MachineKernels, MachineParts};
 pub use model::{FakeModel, Planned, Step, Story};
 pub use postgres::Postgres;
 pub use require::{Part, has};

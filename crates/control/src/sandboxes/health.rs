@@ -8,7 +8,7 @@ use crate::conflict::retry_on_conflict;
 use crate::{Control, ControlError, Result, probe};
 use futures::StreamExt;
 use ostler_domain::{Sandbox, SandboxId, SandboxStatus};
-use ostler_sandbox::{DriverEvent, DriverStatus, ExitInfo};
+use ostler_sandbox::{DriverEvent, DriverStatus, ExitInfo, MachineEnd};
 use ostler_store::{Change, SandboxStamp, StoreExt};
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
@@ -36,6 +36,13 @@ impl Loss {
 /// How a first process ended, in words.
 pub(crate) fn crash(exit: &ExitInfo) -> String {
     match (exit.out_of_memory, exit.signal, exit.code) {
+        _ if exit.machine == Some(MachineEnd::Panic) => "crash: the kernel of its sandbox panicked".into(),
+        _ if exit.machine == Some(MachineEnd::Reboot) => {
+            "crash: the machine of its sandbox was restarted from inside".into()
+        }
+        _ if exit.machine == Some(MachineEnd::PowerOff) => {
+            "crash: the machine of its sandbox was switched off from inside".into()
+        }
         (true, ..) => "killed: its sandbox ran out of memory".into(),
         (_, Some(signal), _) => format!("killed: its sandbox was ended by signal {signal}"),
         (_, None, Some(code)) => format!("crash: its sandbox ended with exit code {code}"),

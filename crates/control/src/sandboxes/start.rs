@@ -188,7 +188,11 @@ impl Control {
                     message: error.to_string(),
                 },
             })?;
-        let silent = |message: String| Failed { message, host: true };
+        // A kernel that was asked for and does not get that far says nothing about the host.
+        let silent = |message: String| Failed {
+            message,
+            host: sandbox.template.kernel.is_none(),
+        };
         let ready = probe::ready(&host.driver, sandbox.id, limit).await;
         watch.lap("ready");
         ready.map_err(|error| silent(format!("{error} (waited {limit:?}){SLOW}")))?;

@@ -22,6 +22,9 @@ pub(crate) const WORKSPACE: &str = "/workspace";
 /// What installing packages and changing the user inside takes; everything else of root is given up.
 const CAPABILITIES: &[&str] = &["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
 
+/// What making isolated programs takes; the guest takes them from programs.
+const NESTED: &[&str] = &["SYS_ADMIN", "NET_ADMIN", "SETPCAP"];
+
 /// The guest's log is for finding faults only and must not fill the engine's disk.
 const LOG_SIZE: &str = "1m";
 
@@ -56,6 +59,11 @@ pub(crate) fn body(
             .map(|m| mount(&m.source, &m.target, m.writable)),
     );
     let memory = (template.memory_mb << 20) as i64;
+    let nested = |given: &'static [&'static str]| if options.nested { given } else { &[] };
+    let command = ["--run", RUN, "--workspace", WORKSPACE];
+    let command = command.iter().chain(nested(&["--nested", "--filter"]));
+    let security = ["no-new-privileges"].iter().chain(nested(&["apparmor=unconfined"]));
+    let owned = |texts: &mut dyn Iterator<Item = &&str>| texts.map(|&text| text.to_owned()).collect();
     let devices = template.devices.iter().filter_map(|name| {
         let path = options.devices.get(name)?;
         Some(DeviceMapping {
@@ -70,11 +78,7 @@ pub(crate) fn body(
         image: template.image.clone(),
         user: template.user.clone(),
         entrypoint: Some(vec![GUEST.into()]),
-        cmd: Some(
-            ["--run", RUN, "--workspace", WORKSPACE]
-                .map(str::to_owned)
-                .to_vec(),
-        ),
+        cmd: Some(owned(&mut command.into_iter())),
         env: Some(env),
         working_dir: Some(WORKSPACE.into()),
         labels: Some(HashMap::from([
@@ -98,8 +102,8 @@ pub(crate) fn body(
             storage_opt: template.disk_mb.map(size),
             pids_limit: Some(i64::from(options.max_processes)),
             cap_drop: Some(vec!["ALL".into()]),
-            cap_add: Some(CAPABILITIES.iter().map(|&c| c.to_owned()).collect()),
-            security_opt: Some(vec!["no-new-privileges".into()]),
+            cap_add: Some(owned(&mut CAPABILITIES.iter().chain(nested(NESTED)))),
+            security_opt: Some(owned(&mut security.into_iter())),
             // The guest is the first process and reaps.
             init: Some(false),
             restart_policy: Some(RestartPolicy {
@@ -151,6 +155,7 @@ pub(crate) fn exit(code: Option<i32>, any_out_of_memory: bool) -> ExitInfo {
         code: code.filter(|_| signal.is_none()),
         signal,
         out_of_memory: any_out_of_memory && signal == Some(9),
+        machine: None,
     }
 }
 

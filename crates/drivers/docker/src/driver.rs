@@ -11,7 +11,7 @@ use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemp
 use ostler_sandbox::local::state_dir;
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec, Usage,
-    mount_refusals, refusals,
+    kernels_of, mount_refusals, refusals,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -68,7 +68,9 @@ impl DockerDriver {
             vsock: false,
             devices: BTreeSet::new(),
             users: true,
+            console: false,
             arch: std::env::consts::ARCH.to_owned(),
+            kernels: Vec::new(),
         }
     }
 
@@ -170,6 +172,7 @@ fn capabilities(
             .architecture
             .clone()
             .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        kernels: kernels_of(info.kernel_version.as_deref().unwrap_or_default()),
         ..DockerDriver::best()
     }
 }

@@ -73,7 +73,9 @@ impl FirecrackerDriver {
             vsock: true,
             devices: BTreeSet::new(),
             users: false,
+            console: false,
             arch: std::env::consts::ARCH.to_owned(),
+            kernels: Vec::new(),
         }
     }
 

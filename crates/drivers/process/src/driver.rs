@@ -11,7 +11,7 @@ use ostler_sandbox::cgroup::{Group, Host, Limits};
 use ostler_sandbox::local::{Local, Turn};
 use ostler_sandbox::{
     ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
-    Usage, connect_socket, mount_refusals, refusals, refused,
+    Usage, connect_socket, host_kernels, mount_refusals, refusals, refused,
 };
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -68,7 +68,9 @@ impl ProcessDriver {
             vsock: false,
             devices: BTreeSet::new(),
             users: false,
+            console: false,
             arch: std::env::consts::ARCH.to_owned(),
+            kernels: Vec::new(),
         }
     }
 
@@ -111,6 +113,7 @@ impl ProcessDriver {
                 .filter(|name| namespaces && bubblewrap::has_device(name))
                 .cloned()
                 .collect(),
+            kernels: host_kernels(),
             ..Self::best()
         };
         let inner = Arc::new(Inner {

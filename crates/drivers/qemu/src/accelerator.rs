@@ -113,7 +113,7 @@ async fn trial(
     let mut command = Command::new(program);
     command
         .args(launch::machine(accelerator, 1, MEMORY_MB))
-        .args(launch::boot(&image, &initrd, None))
+        .args(launch::boot(&image, &initrd, &[]))
         .args(["-serial", "stdio"])
         .env_clear();
     let passed = vec![image.as_raw_fd(), initrd.as_raw_fd()];

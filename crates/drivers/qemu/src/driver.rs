@@ -1,12 +1,14 @@
 //! The driver.
 
 use crate::accelerator::Found;
+use crate::catalogue::Catalogue;
 use crate::console;
 use crate::drives::Base;
 use crate::error::Error;
+use crate::events;
 use crate::kernel::Kernel;
-use crate::launch::{CONSOLE, PORT, QMP};
-use crate::layout::{self, MachineDir};
+use crate::launch::{CONSOLE, EVENTS, PORT, QMP};
+use crate::layout::{self, END, MachineDir};
 use crate::mux::{Mux, Stream};
 use crate::options::QemuOptions;
 use crate::qmp::Qmp;
@@ -17,13 +19,14 @@ use ostler_sandbox::cgroup::{Group, Host};
 use ostler_sandbox::local::Local;
 use ostler_sandbox::process::Identity;
 use ostler_sandbox::{
-    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo, Finding, SandboxSpec,
-    Usage, refusals, refused,
+    ByteStream, Capabilities, ConsolePiece, Driver, DriverError, DriverEvent, DriverStatus, ExitInfo,
+    Finding, MachineEnd, SandboxSpec, Usage, refusals, refused,
 };
 use serde_json::json;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OnceCell, broadcast};
 
@@ -51,7 +54,10 @@ pub(crate) struct Inner {
     pub(crate) local: Local<Connection>,
     pub(crate) qemu: OnceCell<(PathBuf, String)>,
     pub(crate) accelerator: OnceCell<Found>,
-    pub(crate) kernels: tokio::sync::Mutex<HashMap<PathBuf, Arc<Kernel>>>,
+    /// Those that templates can name.
+    pub(crate) catalogue: Catalogue,
+    /// Those that were used last, the latest first.
+    pub(crate) kernels: tokio::sync::Mutex<Vec<Arc<Kernel>>>,
 }
 
 type Connection = tokio::sync::Mutex<Option<Mux>>;
@@ -73,7 +79,9 @@ impl QemuDriver {
             vsock: false,
             devices: BTreeSet::new(),
             users: false,
+            console: true,
             arch: std::env::consts::ARCH.to_owned(),
+            kernels: Vec::new(),
         }
     }
 
@@ -97,6 +105,8 @@ impl QemuDriver {
                 .networks
                 .retain(|policy| *policy != NetworkPolicy::Open);
         }
+        let catalogue = Catalogue::read(&options);
+        capabilities.kernels = catalogue.offers();
         let inner = Arc::new(Inner {
             // Apart from the groups of other drivers of the same server: what is found there without a record is ended.
             host: Host::discover(&format!("{}-qemu", options.instance)),
@@ -105,6 +115,7 @@ impl QemuDriver {
             local,
             qemu: OnceCell::new(),
             accelerator: OnceCell::new(),
+            catalogue,
             kernels: tokio::sync::Mutex::default(),
         });
         for id in inner.list() {
@@ -167,30 +178,45 @@ impl Inner {
         Qmp::connect(&self.dir(id).vm(QMP), self.options.answer_limit).await
     }
 
-    /// Waits for the end of the machine and tells of it, and follows its console. `ours`: a child of this process.
+    /// Waits for the end of the machine and tells of it, and follows its console and its events. `ours`: a child of this
+    /// process.
     pub(crate) fn watch(self: &Arc<Self>, id: SandboxId, qemu: Identity, ours: bool) {
         let dir = self.dir(id);
-        let console = console::follow(dir.vm(CONSOLE), dir.join("console"));
-        let follow = tokio::spawn(async move {
+        let followed = Arc::new(AtomicUsize::new(0));
+        let done = followed.clone();
+        let console = console::follow(dir.vm(CONSOLE), dir.path().to_owned());
+        let console = tokio::spawn(async move {
             if let Err(error) = console.await {
                 tracing::debug!(sandbox = %id, %error, "its console cannot be followed");
             }
+            done.fetch_add(1, Ordering::SeqCst);
+        });
+        let (done, limit) = (followed.clone(), self.options.answer_limit);
+        let (socket, note) = (dir.vm(EVENTS), dir.join(END));
+        let events = tokio::spawn(async move {
+            if let Err(error) = events::follow(&socket, limit, &note).await {
+                tracing::debug!(sandbox = %id, %error, "its events cannot be followed");
+            }
+            done.fetch_add(1, Ordering::SeqCst);
         });
         let weak = Arc::downgrade(self);
         let noted_in = dir.clone();
-        // How it ended is noted by the task that reaps it; nobody else can know.
-        let noted = move || !ours || noted_in.ended().is_some();
+        // How QEMU ended is noted by the task that reaps it; nobody else can know. What it said last is on its way, too.
+        let noted = move || followed.load(Ordering::SeqCst) == 2 && (!ours || noted_in.ended().is_some());
         self.local.watch(id, qemu.ended(), noted, move || {
             tracing::info!(sandbox = %id, words = dir.last_words(), "QEMU ended");
             Some(weak.upgrade()?.exit(id))
         });
-        self.local.keep(id, follow.abort_handle());
+        self.local.keep(id, console.abort_handle());
+        self.local.keep(id, events.abort_handle());
     }
 
     fn exit(&self, id: SandboxId) -> ExitInfo {
+        let dir = self.dir(id);
         ExitInfo {
             out_of_memory: self.group(id).out_of_memory(),
-            ..self.dir(id).ended().unwrap_or_default()
+            machine: dir.machine_end(),
+            ..dir.ended().unwrap_or_default()
         }
     }
 
@@ -226,7 +252,15 @@ impl Inner {
         match self.status(id) {
             DriverStatus::Running => {}
             DriverStatus::Gone => return Err(DriverError::NotFound { driver: KIND, id }),
-            DriverStatus::Exited(_) => return Err(why("its machine has ended".into())),
+            DriverStatus::Exited(exit) => {
+                let how = match exit.machine {
+                    Some(MachineEnd::Panic) => ": its kernel panicked",
+                    Some(MachineEnd::Reboot) => ": it was to start anew",
+                    Some(MachineEnd::PowerOff) => ": it was switched off from inside",
+                    Some(MachineEnd::Host) | None => "",
+                };
+                return Err(why(format!("its machine has ended{how}")));
+            }
         }
         let connection = self.local.of(id);
         let mut mux = connection.lock().await;
@@ -319,6 +353,19 @@ impl Driver for QemuDriver {
             .map_err(|e| self.inner.local.failed("count the use of", id, e))
     }
 
+    async fn console(&self, id: SandboxId, from: u64) -> Result<ConsolePiece, DriverError> {
+        let inner = self.inner.clone();
+        let dir = inner.dir(id);
+        if !dir.path().exists() {
+            return Err(DriverError::NotFound { driver: KIND, id });
+        }
+        tokio::task::spawn_blocking(move || console::read(dir.path(), from))
+            .await
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|e| inner.local.failed("read the console of", id, e))
+    }
+
     async fn snapshot(&self, id: SandboxId, name: &str) -> Result<(), DriverError> {
         if let Some(reason) = snapshot::refusal(name) {
             return Err(self.inner.local.failed("snapshot", id, reason));
@@ -363,6 +410,9 @@ impl Driver for QemuDriver {
         if template.jailer.is_some() {
             reasons.push("a jailer: it has none, and always confines QEMU as far as it can".into());
         }
+        let kernel = template.kernel.as_deref();
+        let unknown = kernel.and_then(|wanted| self.inner.catalogue.find(wanted, &self.inner.options).err());
+        reasons.extend(unknown.map(|e| e.to_string()));
         let arguments = template.kernel_args.as_deref().unwrap_or_default();
         if arguments.len() > 1024 || arguments.chars().any(char::is_control) {
             reasons.push("kernel arguments of more than 1024 bytes, or with control characters".into());

@@ -5,16 +5,20 @@ use crate::{initrd, modules};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Directory where distributions put kernels.
-const BOOT: &str = "/boot";
+/// Largest image, bytes. It may come out of a workspace.
+const LARGEST: u64 = 512 << 20;
+/// How much of an image has its version in it, bytes.
+const HEAD: u64 = 0x200 + 0x10000 + 512;
 
 /// A kernel with what machines need besides it.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) path: PathBuf,
+    pub(crate) modules_dir: PathBuf,
     /// SHA-256 of the file, in hexadecimal.
     pub(crate) hash: String,
     /// How the file was when it was read: length and time of change.
@@ -29,7 +33,20 @@ impl Kernel {
     /// Reads a kernel and its modules.
     pub(crate) async fn load(path: &Path, modules_dir: &Path, guest: &Path) -> Result<Self, Error> {
         let stamp = stamp(path)?;
+        if stamp.0 > LARGEST {
+            return Err(Error::Other(format!(
+                "{} has {} MiB, which is too much for a kernel",
+                path.display(),
+                stamp.0 >> 20
+            )));
+        }
         let image = std::fs::read(path).at(path)?;
+        if !is_kernel(&image) {
+            return Err(Error::Other(format!(
+                "{} is no kernel: it begins neither like a bzImage nor like an ELF file",
+                path.display()
+            )));
+        }
         let version = version(&image);
         let modules = match &version {
             Some(version) => modules::needed(&modules_dir.join(version)).await?,
@@ -38,6 +55,7 @@ impl Kernel {
         let program = std::fs::read(guest).at(guest)?;
         Ok(Self {
             path: path.to_owned(),
+            modules_dir: modules_dir.to_owned(),
             hash: hash(&image),
             stamp,
             version,
@@ -54,6 +72,9 @@ impl Kernel {
 
 fn stamp(path: &Path) -> Result<(u64, i64, i64), Error> {
     let meta = std::fs::metadata(path).at(path)?;
+    if !meta.is_file() {
+        return Err(Error::Other(format!("{} is not a regular file", path.display())));
+    }
     Ok((meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
@@ -65,6 +86,22 @@ pub(crate) fn hash(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// Whether an image begins like one that QEMU can start.
+fn is_kernel(image: &[u8]) -> bool {
+    let at = |range: std::ops::Range<usize>, magic: &[u8]| image.get(range) == Some(magic);
+    at(0..4, b"\x7fELF") || at(0x202..0x206, b"HdrS") && at(0x1fe..0x200, b"\x55\xaa")
+}
+
+/// The version that a kernel image says, without reading all of it.
+pub(crate) fn version_of(path: &Path) -> Option<String> {
+    let mut head = Vec::new();
+    let file = File::open(path)
+        .ok()
+        .filter(|f| f.metadata().is_ok_and(|m| m.is_file()))?;
+    file.take(HEAD).read_to_end(&mut head).ok()?;
+    version(&head)
 }
 
 /// The version that a kernel image names, see the kernel's `boot.rst`; `None` in other formats.
@@ -81,18 +118,6 @@ fn version(image: &[u8]) -> Option<String> {
         .next()?;
     // It becomes part of a path.
     (!name.is_empty() && !name.contains('/') && !name.starts_with('.')).then(|| name.to_owned())
-}
-
-/// The newest kernel of this host.
-pub(crate) fn newest() -> Option<PathBuf> {
-    std::fs::read_dir(BOOT)
-        .ok()?
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-"))
-        })
-        .max_by_key(|p| std::fs::metadata(p).and_then(|m| m.modified()).ok())
 }
 
 /// What a root drive holds.
@@ -158,6 +183,27 @@ mod tests {
         image[0x500..0x509].copy_from_slice(b"../../etc");
         assert_eq!(version(&image), None);
         assert_eq!(version(b"\x7fELF"), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_kernel_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().join("text");
+        std::fs::write(&text, "no kernel").unwrap();
+        let load = async |path: &Path| {
+            Kernel::load(path, dir.path(), &text)
+                .await
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(
+            load(&text)
+                .await
+                .ends_with("text is no kernel: it begins neither like a bzImage nor like an ELF file")
+        );
+        assert!(load(dir.path()).await.contains("not a regular file"));
+        File::create(&text).unwrap().set_len(LARGEST + 1).unwrap();
+        assert!(load(&text).await.contains("too much"));
     }
 
     #[test]

@@ -8,9 +8,15 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// To be counted up when the devices of machines change.
+const DEVICES: u32 = 2;
+
 /// Everything that a machine cannot change when it goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Key {
+    /// What devices it has: the number of their list, which changes with it.
+    #[serde(default)]
+    pub(crate) devices: u32,
     pub(crate) qemu: String,
     pub(crate) accelerator: Accelerator,
     pub(crate) processor: String,
@@ -39,6 +45,7 @@ impl Key {
         let meta = std::fs::metadata(root).at(root)?;
         let env = serde_json::to_vec(&template.env).map_err(|e| Error::Other(e.to_string()))?;
         Ok(Self {
+            devices: DEVICES,
             qemu: qemu.to_owned(),
             accelerator,
             processor: processor(),
@@ -65,6 +72,11 @@ impl Key {
         let number = |value: &Option<u64>| value.map_or("none".to_owned(), |v| v.to_string());
         let text = |value: &Option<String>| value.clone().unwrap_or("none".to_owned());
         let pairs = [
+            (
+                "devices of the list",
+                self.devices.to_string(),
+                wanted.devices.to_string(),
+            ),
             ("QEMU", self.qemu.clone(), wanted.qemu.clone()),
             (
                 "the accelerator",

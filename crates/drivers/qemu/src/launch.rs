@@ -22,6 +22,7 @@ use tokio::process::Command;
 
 /// Sockets in the directory that is QEMU's own.
 pub(crate) const QMP: &str = "qmp.sock";
+pub(crate) const EVENTS: &str = "events.sock";
 pub(crate) const CONSOLE: &str = "console.sock";
 pub(crate) const PORT: &str = "port.sock";
 
@@ -31,6 +32,8 @@ const MACHINE: &str = "q35,hpet=off,smbus=off,sata=off,usb=off,i8042=off,vmport=
 const CONFINED: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// A kernel that panics restarts at once, which ends QEMU.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 random.trust_cpu=on";
+/// A kernel that somebody chose is probably what is tested: it is to say its warnings.
+const TESTED: &str = "loglevel=5";
 
 /// What QEMU is started with besides what the template says.
 #[derive(Debug)]
@@ -68,9 +71,9 @@ pub(crate) fn machine(accelerator: Accelerator, cpus: u32, memory_mb: u64) -> Ve
 }
 
 /// Kernel, initial RAM disk and what the kernel is told, from open files.
-pub(crate) fn boot(kernel: &File, initrd: &File, more: Option<&str>) -> Vec<OsString> {
+pub(crate) fn boot(kernel: &File, initrd: &File, more: &[&str]) -> Vec<OsString> {
     let opened = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
-    let told = [KERNEL_ARGUMENTS, more.unwrap_or_default()].join(" ");
+    let told = [&[KERNEL_ARGUMENTS], more].concat().join(" ");
     [
         ("-kernel", opened(kernel)),
         ("-initrd", opened(initrd)),
@@ -87,13 +90,21 @@ impl Plan<'_> {
         let mut args = machine(self.accelerator, template.cpus, template.memory_mb);
         let mut add = |name: &str, value: String| args.extend([name.into(), value.into()]);
         add("-name", format!("guest={}", self.id));
-        for (name, path) in [("qmp", QMP), ("console", CONSOLE), ("port", PORT)] {
+        for (name, path) in [
+            ("qmp", QMP),
+            ("events", EVENTS),
+            ("console", CONSOLE),
+            ("port", PORT),
+        ] {
             add(
                 "-chardev",
                 format!("socket,id={name},path={path},server=on,wait=off"),
             );
         }
         add("-mon", "chardev=qmp,mode=control".into());
+        add("-mon", "chardev=events,mode=control".into());
+        // By which the kernel says that it panics.
+        add("-device", "pvpanic".into());
         add("-serial", "chardev:console".into());
         add("-device", "virtio-serial-pci,max_ports=2".into());
         add(
@@ -144,7 +155,12 @@ impl Plan<'_> {
                 format!("virtio-net-pci,netdev=net,mac={address},romfile="),
             );
         }
-        args.extend(boot(self.kernel, self.initrd, template.kernel_args.as_deref()));
+        let tested = template.kernel.is_some().then_some(TESTED);
+        let more: Vec<&str> = tested
+            .into_iter()
+            .chain(template.kernel_args.as_deref())
+            .collect();
+        args.extend(boot(self.kernel, self.initrd, &more));
         // Whoever follows the console is to miss nothing.
         args.push("-S".into());
         if self.restored {

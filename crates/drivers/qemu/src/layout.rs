@@ -3,10 +3,10 @@
 use crate::key::Key;
 use nix::sys::signal::Signal;
 use ostler_domain::SandboxId;
-use ostler_sandbox::ExitInfo;
 use ostler_sandbox::detached::{is_marked, processes};
 use ostler_sandbox::notes::{NoteDir, load, save, tail};
 use ostler_sandbox::process::{Identity, boot_id};
+use ostler_sandbox::{ExitInfo, MachineEnd, console};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Deref;
@@ -14,10 +14,14 @@ use std::path::{Path, PathBuf};
 
 /// Note of how QEMU ended, in the machine's directory.
 pub(crate) const EXIT: &str = "exit.json";
+/// Note of how the machine ended.
+pub(crate) const END: &str = "end.json";
 /// Directory of snapshots beside those of machines.
 pub(crate) const SNAPSHOTS: &str = "snapshots";
 /// What of a log goes into an error message, bytes.
 const TAIL: u64 = 2000;
+/// How far before its end a console says that the kernel panicked, bytes.
+const PANIC_WITHIN: u64 = 64 << 10;
 
 /// Written before anything is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,14 +99,29 @@ impl MachineDir {
         self.exit(EXIT)
     }
 
+    /// How the machine ended, where that is known. A kernel without a driver for the device by which it can say that it
+    /// panicked starts anew instead; then its console tells.
+    pub(crate) fn machine_end(&self) -> Option<MachineEnd> {
+        let end = load(&self.join(END))?;
+        if end != MachineEnd::Reboot {
+            return Some(end);
+        }
+        let mut reader = console::Reader::default();
+        reader.push(&crate::console::tail(self.path(), PANIC_WITHIN));
+        let panicked = reader.report().count(console::Kind::Panic) > 0;
+        Some(if panicked { MachineEnd::Panic } else { end })
+    }
+
     /// What the machine and QEMU said last, for error messages; empty when they said nothing.
     pub(crate) fn last_words(&self) -> String {
         let mut words = Vec::new();
-        for (file, whose) in [("qemu.log", "QEMU says"), ("console", "its console ends with")] {
-            let text = tail(&self.join(file), TAIL);
+        let said = [
+            (tail(&self.join("qemu.log"), TAIL).into_bytes(), "QEMU says"),
+            (crate::console::tail(self.path(), TAIL), "its console ends with"),
+        ];
+        for (bytes, whose) in said {
             // What a machine writes is not to move anybody's cursor.
-            let clean = text.chars().filter(|c| *c == '\n' || !c.is_control());
-            let text = clean.collect::<String>().trim().to_owned();
+            let text = console::plain(&bytes).trim().to_owned();
             if !text.is_empty() {
                 words.push(format!("{whose}: {text}"));
             }

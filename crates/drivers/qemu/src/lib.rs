@@ -12,7 +12,8 @@
 //! <state_dir>/<id>/machine.json   written before anything is started: instance, cgroups, what is baked in
 //!                  process.json   QEMU's process id with its start time, once started
 //!                  exit.json      how QEMU ended, where the server saw it
-//!                  console        the end of what the kernel and the guest said
+//!                  end.json       how the machine ended, where QEMU told the server
+//!                  console.<n>    what the kernel and the guest said from byte n on: the last two of them
 //!                  qemu.log       standard error of QEMU
 //!                  vm/            QEMU's own: sockets and drives
 //!            snapshots/<name>/    memory, drives, and what was baked in
@@ -20,10 +21,12 @@
 //! ```
 
 mod accelerator;
+mod catalogue;
 mod console;
 mod driver;
 mod drives;
 mod error;
+mod events;
 mod initrd;
 mod kernel;
 mod key;
@@ -43,4 +46,4 @@ mod usage;
 mod user;
 
 pub use driver::QemuDriver;
-pub use options::{Accelerator, QemuOptions};
+pub use options::{Accelerator, KernelFile, QemuOptions};

@@ -16,9 +16,14 @@ const WANTED: &[&str] = &[
     "virtio_blk",
     "virtio_net",
     "virtio_rng",
+    // By what it is called before 5.12, and since.
+    "pvpanic",
+    "pvpanic_mmio",
     // ext4 asks for it by what it does and not by name.
     "crc32c_generic",
     "ext4",
+    // For isolated programs.
+    "overlay",
 ];
 /// Longest time to unpack one module.
 const UNPACK_LIMIT: Duration = Duration::from_secs(20);

@@ -1,6 +1,7 @@
 //! What the driver is made with.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,15 @@ impl Accelerator {
     }
 }
 
+/// A kernel that templates can name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFile {
+    /// The image: a bzImage, or an ELF file with a note of PVH.
+    pub image: PathBuf,
+    /// As [`QemuOptions::modules`], which it is when absent.
+    pub modules: Option<PathBuf>,
+}
+
 /// What the driver is made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuOptions {
@@ -37,8 +47,12 @@ pub struct QemuOptions {
     pub qemu: PathBuf,
     /// The program `qemu-img`: a path, or a name that is looked for in `PATH`.
     pub qemu_img: PathBuf,
-    /// Kernel for templates that name none; the newest in `/boot` when absent.
+    /// Kernel for templates that name none; the newest in `kernel_dir` when absent.
     pub kernel: Option<PathBuf>,
+    /// Directory whose files `vmlinuz-NAME` are kernels that templates can name.
+    pub kernel_dir: PathBuf,
+    /// Further kernels that templates can name; they come before those of the directory with the same name.
+    pub kernels: BTreeMap<String, KernelFile>,
     /// Directory with one directory of modules for each version of a kernel. A kernel without modules there must have what
     /// a machine needs built in.
     pub modules: PathBuf,
@@ -68,6 +82,8 @@ impl QemuOptions {
             qemu: format!("qemu-system-{}", std::env::consts::ARCH).into(),
             qemu_img: "qemu-img".into(),
             kernel: None,
+            kernel_dir: "/boot".into(),
+            kernels: BTreeMap::new(),
             modules: "/lib/modules".into(),
             accelerator: None,
             host_network: true,

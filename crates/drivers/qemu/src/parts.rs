@@ -3,12 +3,15 @@
 use crate::accelerator::{self, Found};
 use crate::driver::Inner;
 use crate::error::Error;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::probe;
 use ostler_domain::SandboxTemplate;
 use ostler_sandbox::Finding;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Most kernels that are kept with their modules, some ten MiB each.
+const KERNELS: usize = 8;
 
 impl Inner {
     pub(crate) async fn qemu(&self) -> Result<&(PathBuf, String), Error> {
@@ -16,27 +19,36 @@ impl Inner {
     }
 
     pub(crate) async fn kernel(&self, template: Option<&SandboxTemplate>) -> Result<Arc<Kernel>, Error> {
-        let path = template
-            .and_then(|t| t.kernel.clone().map(PathBuf::from))
-            .or_else(|| self.options.kernel.clone())
-            .or_else(kernel::newest)
-            .ok_or_else(|| {
+        let named = template.and_then(|template| template.kernel.as_deref());
+        let entry = match named {
+            Some(wanted) => self.catalogue.find(wanted, &self.options)?,
+            None => self.catalogue.own(&self.options).cloned().ok_or_else(|| {
                 Error::Other(
                     "there is no kernel for its machines: install one (apt-get install linux-image-cloud-amd64), or \
                      name one in the settings or the template"
                         .into(),
                 )
-            })?;
+            })?,
+        };
+        let is_it = |kernel: &&Arc<Kernel>| kernel.path == entry.image && kernel.modules_dir == entry.modules;
         let mut kernels = self.kernels.lock().await;
-        if let Some(kernel) = kernels.get(&path).filter(|k| k.is_current()) {
-            return Ok(kernel.clone());
-        }
-        let kernel = Kernel::load(&path, &self.options.modules, &self.options.guest)
-            .await
-            .map_err(|e| Error::Other(format!("its kernel cannot be used: {e}")))?;
-        let kernel = Arc::new(kernel);
-        kernels.insert(path, kernel.clone());
+        let known = kernels
+            .iter()
+            .position(|kernel| is_it(&kernel))
+            .map(|at| kernels.remove(at));
+        let kernel = match known.filter(|kernel| kernel.is_current()) {
+            Some(kernel) => kernel,
+            None => Arc::new(self.load(&entry.image, &entry.modules).await?),
+        };
+        kernels.insert(0, kernel.clone());
+        kernels.truncate(KERNELS);
         Ok(kernel)
+    }
+
+    async fn load(&self, image: &Path, modules: &Path) -> Result<Kernel, Error> {
+        Kernel::load(image, modules, &self.options.guest)
+            .await
+            .map_err(|e| Error::Other(format!("its kernel cannot be used: {e}")))
     }
 
     /// What runs the processors, found out with the driver's own kernel, or with `other` where it has none.
@@ -84,6 +96,12 @@ impl Inner {
             }),
         ));
         findings.push(finding("processors", accelerator));
+        for (name, file) in &self.options.kernels {
+            if !file.image.is_file() {
+                let why = format!("there is no {}: name another, or remove it", file.image.display());
+                findings.push(finding(&format!("kernel {name}"), Err(Error::Other(why))));
+            }
+        }
         findings
     }
 }

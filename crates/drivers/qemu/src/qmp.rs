@@ -86,6 +86,16 @@ impl Qmp {
         .await
     }
 
+    /// The next event; `None` once QEMU has ended. Waits as long as it takes.
+    pub(crate) async fn event(&mut self) -> Result<Option<Value>, Error> {
+        loop {
+            match self.next_line().await? {
+                Some(line) if line.get("event").is_none() => {}
+                event => return Ok(event),
+            }
+        }
+    }
+
     async fn within<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
         let limit = self.limit;
         tokio::time::timeout(limit, work(self))
@@ -113,6 +123,12 @@ impl Qmp {
     }
 
     async fn line(&mut self) -> Result<Value, Error> {
+        self.next_line()
+            .await?
+            .ok_or_else(|| Error::Other("QEMU has ended the connection".into()))
+    }
+
+    async fn next_line(&mut self) -> Result<Option<Value>, Error> {
         let mut bytes = Vec::new();
         (&mut self.stream)
             .take(LINE)
@@ -120,9 +136,11 @@ impl Qmp {
             .await
             .doing("reading from QEMU")?;
         if bytes.is_empty() {
-            return Err(Error::Other("QEMU has ended the connection".into()));
+            return Ok(None);
         }
-        serde_json::from_slice(&bytes).map_err(|e| Error::Other(format!("QEMU talks nonsense: {e}")))
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::Other(format!("QEMU talks nonsense: {e}")))
     }
 }
 

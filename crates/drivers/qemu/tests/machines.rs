@@ -240,7 +240,7 @@ async fn what_keeps_a_machine_from_starting_is_told() {
     .await;
     let text = subject.state().join("text");
     std::fs::write(&text, "no kernel").unwrap();
-    refused(&|t| t.kernel = Some(text.display().to_string()), "QEMU").await;
+    refused(&|t| t.kernel = Some(text.display().to_string()), "is no kernel").await;
 
     // A drive without a file system: the machine starts, says why it ends, and ends.
     let drive = subject.state().join("drive");

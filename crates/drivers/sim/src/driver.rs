@@ -43,7 +43,9 @@ impl SimDriver {
                 vsock: false,
                 devices: std::collections::BTreeSet::new(),
                 users: false,
+                console: false,
                 arch: std::env::consts::ARCH.to_owned(),
+                kernels: Vec::new(),
             },
         }
     }

@@ -140,14 +140,29 @@ pub(crate) struct QemuSettings {
     /// QEMU for this host's architecture: a path, or a name in `PATH`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) program: Option<PathBuf>,
-    /// Kernel for templates that name none; the newest in `/boot` when absent.
+    /// Kernel for templates that name none; the newest in `kernel_dir` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kernel: Option<PathBuf>,
+    /// Directory whose files `vmlinuz-NAME` are kernels that templates can name.
+    pub(crate) kernel_dir: PathBuf,
     /// Directory with one directory of modules for each version of a kernel.
     pub(crate) modules: PathBuf,
     /// `kvm` or `tcg`; found out by booting when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) accelerator: Option<String>,
+    /// Further kernels that templates can name.
+    pub(crate) kernels: BTreeMap<String, KernelSettings>,
+}
+
+/// A kernel that templates can name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KernelSettings {
+    /// The image.
+    pub(crate) image: PathBuf,
+    /// Directory of its modules, as that of all kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) modules: Option<PathBuf>,
 }
 
 impl Default for QemuSettings {
@@ -156,8 +171,10 @@ impl Default for QemuSettings {
             enabled: Enabled::Auto,
             program: None,
             kernel: None,
+            kernel_dir: PathBuf::from("/boot"),
             modules: PathBuf::from("/lib/modules"),
             accelerator: None,
+            kernels: BTreeMap::new(),
         }
     }
 }

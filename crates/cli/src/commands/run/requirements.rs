@@ -31,6 +31,9 @@ pub(in crate::commands) struct RequirementArguments {
     /// At least this isolation: process, namespace or vm.
     #[arg(long)]
     isolation: Option<Isolation>,
+    /// Only a sandbox with this kernel: its name, or the beginning of its version, such as 6.1.
+    #[arg(long)]
+    kernel: Option<String>,
     /// Exactly this network policy: none or open.
     #[arg(long, value_name = "POLICY")]
     network: Option<NetworkPolicy>,
@@ -54,6 +57,7 @@ impl From<RequirementArguments> for Requirements {
             memory_mb: arguments.memory,
             disk_mb: arguments.disk,
             network: arguments.network,
+            kernel: arguments.kernel,
             labels: arguments.labels.into_iter().collect(),
             devices: arguments.devices.into_iter().collect(),
         }

@@ -59,7 +59,20 @@ impl Qemu {
         let mut options = QemuOptions::new(&self.instance, &self.state, guest);
         options.kernel = Some(self.parts.kernel.clone());
         options.modules.clone_from(&self.parts.modules);
+        self.parts.kernel.parent().unwrap().clone_into(&mut options.kernel_dir);
         options
+    }
+
+    /// A module of the usual kernel.
+    pub(crate) fn module(&self, name: &str) -> PathBuf {
+        let image = self
+            .parts
+            .kernel
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        let version = image.trim_start_matches("vmlinuz-");
+        self.parts.modules.join(version).join(name)
     }
 
     pub(crate) async fn with(&self, options: QemuOptions) -> Arc<dyn Driver> {
