@@ -122,11 +122,11 @@ pub(crate) fn promote(
     Ok(())
 }
 
-/// One pick after the other: each takes its runs off the queue before the next one looks.
+/// One pick after the other.
 fn claim_picks(op: &mut Op<'_>, claim: &ClaimRuns) -> Result<Vec<Run>, StoreError> {
     promote(op, claim.picks.iter().map(|pick| pick.class), claim.now)?;
     let mut started = Vec::new();
-    for pick in &claim.picks {
+    for pick in claim.merged_picks() {
         let most = pick.limit.min(claim.limit - started.len() as u32);
         if most == 0 {
             continue;

@@ -6,7 +6,8 @@ use ostler_domain::{
     NewRun, PlanId, ProjectId, Requirements, Run, RunId, RunKind, RunOutcome, RunStatus, SandboxId, ServerId,
     SubtaskId, TaskId, TenantId, Timestamp,
 };
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 /// A class: all runs of one tenant with equal requirements.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct ClaimRuns {
     /// Classes whose requirements it can satisfy.
     pub classes: Vec<i64>,
     /// When there are any, only these are taken, in the order of the list as far as `limit` goes, and `classes` is not
-    /// looked at.
+    /// looked at. Those of one class and priority are one pick, where the first of them stands.
     pub picks: Vec<Pick>,
     /// At most this many.
     pub limit: u32,
@@ -36,6 +37,27 @@ pub struct ClaimRuns {
     /// The sandbox that all of them are executed in, where that is known already; noted as by
     /// [`RunQueue::assign_sandbox`].
     pub sandbox: Option<SandboxId>,
+}
+
+impl ClaimRuns {
+    /// The picks, each class and priority once.
+    pub fn merged_picks(&self) -> Vec<Pick> {
+        let mut merged: Vec<Pick> = Vec::with_capacity(self.picks.len());
+        let mut places = HashMap::with_capacity(self.picks.len());
+        for pick in &self.picks {
+            match places.entry((pick.class, pick.priority)) {
+                Entry::Vacant(place) => {
+                    place.insert(merged.len());
+                    merged.push(*pick);
+                }
+                Entry::Occupied(place) => {
+                    let first = &mut merged[*place.get()];
+                    first.limit = first.limit.saturating_add(pick.limit);
+                }
+            }
+        }
+        merged
+    }
 }
 
 /// Some of the oldest runs of one class and one priority.

@@ -272,7 +272,11 @@ pub(super) async fn plan_held(inner: &Inner, plan: PlanId) -> Result<i64, StoreE
     let sql = "SELECT count(*) FROM run_delayed d JOIN runs r ON r.seq = d.seq \
                WHERE d.not_before IS NULL AND r.plan_id = $1";
     let rows = fetch(inner, sql, &[Value::Text(plan.to_string())]).await?;
-    Ok(rows.first().map(|row| int(row, 0, "held")).transpose()?.unwrap_or_default())
+    Ok(rows
+        .first()
+        .map(|row| int(row, 0, "held"))
+        .transpose()?
+        .unwrap_or_default())
 }
 
 pub(super) async fn position(inner: &Inner, id: RunId) -> Result<Option<u64>, StoreError> {

@@ -305,7 +305,8 @@ impl Model {
         let classes: Vec<usize> = wanted.iter().map(|(class, ..)| *class).collect();
         let ids = self.ids_of(store, &classes).await;
         let mut picks = Vec::new();
-        let mut places: Vec<usize> = Vec::new();
+        // Those of one class and priority are one, where the first of them stands.
+        let mut merged: Vec<(usize, i32, usize)> = Vec::new();
         for ((class, priority, most), id) in wanted.iter().zip(ids) {
             let Some(id) = id else {
                 continue;
@@ -315,11 +316,16 @@ impl Model {
                 priority: *priority,
                 limit: *most,
             });
+            match merged.iter_mut().find(|m| (m.0, m.1) == (*class, *priority)) {
+                Some(first) => first.2 += *most as usize,
+                None => merged.push((*class, *priority, *most as usize)),
+            }
+        }
+        let mut places: Vec<usize> = Vec::new();
+        for (class, priority, most) in merged {
+            let found = self.waiting(|r| r.class == class && r.priority == priority && r.is_ready(self.now));
             let left = limit as usize - places.len();
-            let found =
-                self.waiting(|r| r.class == *class && r.priority == *priority && r.is_ready(self.now));
-            let fresh: Vec<usize> = found.into_iter().filter(|n| !places.contains(n)).collect();
-            places.extend(fresh.into_iter().take(left.min(*most as usize)));
+            places.extend(found.into_iter().take(left.min(most)));
         }
         if picks.is_empty() {
             return Ok(());

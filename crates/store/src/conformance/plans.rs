@@ -554,9 +554,9 @@ pub async fn picks_take_what_they_name(store: Arc<dyn Store>) {
             "as it is kept"
         );
     }
-    // The first picks go first when the limit is short; the same named twice is one.
-    let got = claim(&[(a, -1, 1), (a, 9, 1), (a, 9, 1), (a, -1, 5)], 3, 600, None).await;
-    assert_eq!(ids(&got), [high[0].id, high[1].id, low[2].id]);
+    // The first picks go first when the limit is short; the same named twice is one, where it stands first.
+    let got = claim(&[(a, -1, 1), (a, 9, 2), (a, -1, 5)], 3, 600, None).await;
+    assert_eq!(ids(&got), [high[0].id, low[2].id, low[3].id]);
     assert!(got.iter().all(|run| run.sandbox_id.is_none()));
     for nothing in [(a, 8, 5), (b, 0, 5), (b, 1, 5), (i64::MAX, 0, 5), (a, 9, 0)] {
         assert_eq!(claim(&[nothing], 100, 600, None).await, Vec::new(), "{nothing:?}");
@@ -564,7 +564,7 @@ pub async fn picks_take_what_they_name(store: Arc<dyn Store>) {
     assert_eq!(claim(&[(a, 9, 5)], 0, 600, None).await, Vec::new());
     assert_eq!(ids(&claim(&[(b, 1, 5)], 100, 700, None).await), [late.id]);
     let left = claim(&[(a, 9, 5), (a, -1, 5)], 100, 700, None).await;
-    assert_eq!(ids(&left), [high[2].id, high[3].id, low[3].id]);
+    assert_eq!(ids(&left), [high[1].id, high[2].id, high[3].id]);
     let counted = present(store.counters(Some(owner)).await.unwrap());
     assert_eq!(counted, [(RunStatus::Running, 11)].into());
     // Without picks the sandbox is noted, too.
