@@ -25,12 +25,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agents", &["domain"]),
     ("forge", &["domain"]),
     ("reports", &[]),
+    ("artifacts", &["domain"]),
     ("gateway", &["domain"]),
     ("plans", &["domain"]),
     (
         "control",
         &[
             "contracts",
+            "artifacts",
             "store",
             "sandbox",
             "agents",
