@@ -14,6 +14,7 @@ mod project;
 mod requirements;
 mod run;
 mod sandbox;
+pub mod schedule;
 mod slug;
 mod state;
 mod test;
