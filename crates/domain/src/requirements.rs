@@ -82,6 +82,9 @@ pub struct Requirements {
     /// Exactly this network policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPolicy>,
+    /// Only a sandbox with this kernel: its name, or the beginning of its version, such as `6.1` for any 6.1.x.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// Labels that the pool must carry with these values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -115,6 +118,42 @@ pub struct Offer {
     pub labels: BTreeMap<String, String>,
     /// Devices.
     pub devices: BTreeSet<String>,
+    /// Kernels that they can run: first the one that they do unless another is asked for. Empty where none is known.
+    pub kernels: Vec<KernelOffer>,
+}
+
+/// A kernel that sandboxes can run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelOffer {
+    /// Its name, by which a template can ask for it where machines have kernels of their own.
+    pub name: String,
+    /// Its version as in `uname -r`; `None` where it cannot be told.
+    pub version: Option<String>,
+}
+
+impl KernelOffer {
+    /// Whether it is meant by a name, or by the beginning of a version: `6.1` means 6.1 and 6.1.7, and not 6.10.
+    pub fn is(&self, wanted: &str) -> bool {
+        let begins = |version: &String| {
+            let rest = version.strip_prefix(wanted).filter(|_| !wanted.is_empty());
+            rest.is_some_and(|rest| {
+                let number_goes_on = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+                !(number_goes_on(rest) && wanted.ends_with(|c: char| c.is_ascii_digit()))
+            })
+        };
+        self.name == wanted || self.version.as_ref().is_some_and(begins)
+    }
+}
+
+impl Offer {
+    /// The kernel that is meant, as [`KernelOffer::is`] says: the one that sandboxes run by themselves if it can be that,
+    /// otherwise one of that very name, otherwise the first.
+    pub fn kernel(&self, wanted: &str) -> Option<&KernelOffer> {
+        let own = self.kernels.first().filter(|kernel| kernel.is(wanted));
+        let named = || self.kernels.iter().find(|kernel| kernel.name == wanted);
+        own.or_else(named)
+            .or_else(|| self.kernels.iter().find(|kernel| kernel.is(wanted)))
+    }
 }
 
 impl Requirements {
@@ -195,6 +234,25 @@ impl Requirements {
         for device in self.devices.difference(&offer.devices) {
             short(format_args!("the device {device} is missing"));
         }
+        if let Some(wanted) = &self.kernel
+            && offer.kernel(wanted).is_none()
+        {
+            let names: Vec<&str> = offer.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+            match names[..] {
+                [] => short(format_args!(
+                    "its kernels are not known, and {wanted} is asked for"
+                )),
+                _ => short(format_args!("the kernel is {}, not {wanted}", names.join(" or "))),
+            }
+        }
+    }
+
+    /// The name of the kernel that must be started for this, where the one that the sandboxes of `offer` run by themselves
+    /// is not the one. `None` also where there is no such kernel; that is for [`Requirements::unmet`] to say.
+    pub fn other_kernel<'a>(&self, offer: &'a Offer) -> Option<&'a str> {
+        let found = offer.kernel(self.kernel.as_deref()?)?;
+        let own = offer.kernels.first()?;
+        (found != own).then_some(found.name.as_str())
     }
 }
 
@@ -215,7 +273,56 @@ mod tests {
             network: NetworkPolicy::None,
             labels: BTreeMap::new(),
             devices: BTreeSet::new(),
+            kernels: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_kernel_is_asked_for_by_name_or_by_the_beginning_of_its_version() {
+        let kernel = |name: &str, version: &str| KernelOffer {
+            name: name.into(),
+            version: Some(version.into()),
+        };
+        let mut offer = offer();
+        let wants = |kernel: &str| Requirements {
+            kernel: Some(kernel.into()),
+            ..Requirements::default()
+        };
+        assert_eq!(
+            wants("6.1").unmet(&offer),
+            ["its kernels are not known, and 6.1 is asked for"]
+        );
+        offer.kernels = vec![
+            kernel("stable", "6.1.0-56-cloud-amd64"),
+            kernel("6.1.0-50-cloud-amd64", "6.1.0-50-cloud-amd64"),
+            kernel("next", "6.12.3"),
+        ];
+        for (wanted, name) in [
+            ("6.1", "stable"),
+            ("stable", "stable"),
+            ("6.1.0-5", ""),
+            ("6.1.0-50", "6.1.0-50-cloud-amd64"),
+            ("6", "stable"),
+            ("6.12", "next"),
+            ("6.12.3", "next"),
+            ("", ""),
+            ("6.2", ""),
+        ] {
+            let found = offer.kernel(wanted).map_or("", |kernel| kernel.name.as_str());
+            assert_eq!(found, name, "{wanted}");
+            assert_eq!(
+                wants(wanted).unmet(&offer).is_empty(),
+                !name.is_empty(),
+                "{wanted}"
+            );
+        }
+        assert_eq!(wants("6.1").other_kernel(&offer), None);
+        assert_eq!(wants("6.12").other_kernel(&offer), Some("next"));
+        assert_eq!(Requirements::default().other_kernel(&offer), None);
+        assert_eq!(
+            wants("6.2").unmet(&offer),
+            ["the kernel is stable or 6.1.0-50-cloud-amd64 or next, not 6.2"]
+        );
     }
 
     #[test]
