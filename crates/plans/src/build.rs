@@ -6,13 +6,13 @@ use crate::file::{PlanFile, TestSpec, merged};
 use crate::limits;
 use crate::needs::Draft;
 use crate::paths::check_glob;
-use crate::plan::{
-    ArtifactLimits, Kernel, PlannedCommand, PlannedTest, Report, ReportSource, Shard, TestNetwork, test_key,
-};
+use crate::plan::{PlannedCommand, PlannedTest, test_key};
 use crate::substitute::{Scope, Wrong};
 use crate::tree::Step;
 use crate::values::{Scalar, Template, TextOrList};
-use ostler_domain::{DriverKind, Requirements};
+use ostler_domain::{
+    ArtifactLimits, DriverKind, Kernel, ReportSource, Requirements, Shard, TestNetwork, TestReport,
+};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
@@ -127,11 +127,6 @@ impl Site<'_, '_> {
                 .map_or(0, |t| t.0),
             needs: Vec::new(),
             requires: self.requirements(spec),
-            requires_kernel: spec
-                .requires
-                .as_ref()
-                .and_then(|r| r.kernel.as_ref())
-                .map(|kernel| self.text(&["requires".into(), "kernel".into()], &kernel.0)),
             kernel: spec.kernel.as_ref().map(|kernel| self.kernel(kernel)),
             isolation: self
                 .value("isolation", &[], spec.isolation.as_ref())
@@ -264,6 +259,10 @@ impl Site<'_, '_> {
             driver,
             image,
             arch: wants.arch.as_ref().map(|arch| self.text(&at("arch"), arch)),
+            kernel: wants
+                .kernel
+                .as_ref()
+                .map(|kernel| self.text(&at("kernel"), &kernel.0)),
             isolation: self.value("requires", &["isolation".into()], wants.isolation.as_ref()),
             cpus: self
                 .value("requires", &["cpus".into()], wants.cpus.as_ref())
@@ -332,10 +331,10 @@ impl Site<'_, '_> {
             .collect()
     }
 
-    fn reports<'t>(&mut self, reports: impl Iterator<Item = &'t ReportField>) -> Vec<Report> {
+    fn reports<'t>(&mut self, reports: impl Iterator<Item = &'t ReportField>) -> Vec<TestReport> {
         reports
             .enumerate()
-            .map(|(i, ReportField(report))| Report {
+            .map(|(i, ReportField(report))| TestReport {
                 source: match report.path.as_str() {
                     "stdout" => ReportSource::Stdout,
                     "console" => ReportSource::Console,

@@ -5,10 +5,11 @@ use crate::combine::combinations;
 use crate::fields::Matrix;
 use crate::file::{PlanFile, TestSpec};
 use crate::needs::{self, Draft};
-use crate::plan::{Plan, Shard};
+use crate::plan::Plan;
 use crate::substitute::{Scope, Wrong};
 use crate::tree::{Problem, Source, Step, path_text, read};
 use crate::{Format, PlanErrors, limits};
+use ostler_domain::Shard;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 pub(crate) fn parse(text: &str, format: Format) -> Result<Plan, PlanErrors> {

@@ -1,9 +1,8 @@
 //! The fields of a test with alternatives: kernel, report, requirements, matrix.
 
-use crate::plan::{KernelEnd, ReportFormat};
 use crate::tree::SCALAR;
 use crate::values::{Pairs, Scalar, Template, TextOrList, Whole};
-use ostler_domain::{DriverKind, Isolation, NetworkPolicy};
+use ostler_domain::{DriverKind, Isolation, KernelEnd, NetworkPolicy, ReportFormat};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};

@@ -1,8 +1,8 @@
 //! The plan as it is written, before expansion.
 
 use crate::fields::{KernelField, Matrix, ReportField, Requires, Runner};
-use crate::plan::{TestIsolation, TestNetwork};
 use crate::values::{Bytes, Period, Scalar, Template, TextOrList, Whole};
+use ostler_domain::{TestIsolation, TestNetwork};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

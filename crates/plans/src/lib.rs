@@ -22,10 +22,7 @@ mod values;
 
 pub use error::{PlanError, PlanErrors};
 pub use format::Format;
-pub use plan::{
-    ArtifactLimits, Kernel, KernelEnd, Plan, PlannedCommand, PlannedTest, Report, ReportFormat, ReportSource,
-    Shard, TestIsolation, TestNetwork, test_key,
-};
+pub use plan::{Plan, PlannedCommand, PlannedTest, test_key};
 pub use schema::schema;
 
 /// What bounds a plan, so that a small text cannot become an unbounded amount of work.

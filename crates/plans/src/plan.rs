@@ -1,7 +1,7 @@
 //! The plan after expansion: what is stored and scheduled.
 
 use crate::{Format, PlanErrors};
-use ostler_domain::Requirements;
+use ostler_domain::{ArtifactLimits, Kernel, Requirements, Shard, TestIsolation, TestNetwork, TestReport};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -56,10 +56,8 @@ pub struct PlannedTest {
     pub retry_delay_ms: u64,
     /// Indexes in [`Plan::tests`] of what must have passed before; ascending, all smaller than this test's own.
     pub needs: Vec<u32>,
-    /// What its sandbox must have; a runner other than `auto` and an image are part of it.
+    /// What its sandbox must have; a runner other than `auto`, an image and a running kernel are part of it.
     pub requires: Requirements,
-    /// Version of the kernel that its sandbox must already run: `6.1` is any 6.1.x.
-    pub requires_kernel: Option<String>,
     /// The kernel to boot for it.
     pub kernel: Option<Kernel>,
     /// How it is kept apart from other tests.
@@ -71,22 +69,13 @@ pub struct PlannedTest {
     /// Bounds for what is kept.
     pub artifact_limits: ArtifactLimits,
     /// Where to find results of single cases.
-    pub reports: Vec<Report>,
+    pub reports: Vec<TestReport>,
     /// Whether its failure is known and counts for nothing.
     pub quarantined: bool,
     /// Whether its failure is told but does not fail the plan.
     pub allow_failure: bool,
     /// Words for filters.
     pub tags: Vec<String>,
-}
-
-/// One part of several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shard {
-    /// From 1, as `OSTLER_SHARD_INDEX`.
-    pub index: u32,
-    /// How many there are, as `OSTLER_SHARD_COUNT`.
-    pub count: u32,
 }
 
 /// What a test executes.
@@ -99,108 +88,6 @@ pub enum PlannedCommand {
     Argv(Vec<String>),
     /// Content of a file to execute: by the interpreter of its first line (`#!`), else by `sh`.
     Script(String),
-}
-
-/// A kernel to boot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kernel {
-    /// Name of a known kernel, or a path in the workspace if it contains a `/`.
-    pub name: String,
-    /// Words to add to its command line.
-    pub args: Vec<String>,
-    /// The end that counts as success.
-    pub expect: KernelEnd,
-}
-
-/// How a boot ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KernelEnd {
-    /// By the end of the command, whose exit code counts.
-    #[default]
-    Exit,
-    /// By a panic.
-    Panic,
-    /// With an oops on the console.
-    Oops,
-    /// By a reboot.
-    Reboot,
-    /// By switching itself off.
-    Poweroff,
-    /// By running out of memory.
-    Oom,
-    /// Not at all, until the time-out.
-    Hang,
-}
-
-/// How a test is kept apart from others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TestIsolation {
-    /// Fresh namespaces and a file system overlay inside a warm sandbox.
-    #[default]
-    Test,
-    /// A new sandbox for each test.
-    Sandbox,
-    /// None: tests share the sandbox as it is.
-    None,
-}
-
-/// What network a test sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TestNetwork {
-    /// Nothing but a loopback of its own.
-    #[default]
-    None,
-    /// That of its sandbox.
-    Sandbox,
-}
-
-/// Bounds for the artifacts of one test; `None` is the server's default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ArtifactLimits {
-    /// Most files.
-    pub max_files: Option<u32>,
-    /// Most bytes, of all files together.
-    pub max_bytes: Option<u64>,
-}
-
-/// A report that a test writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// Where it is.
-    pub source: ReportSource,
-    /// Its format; `None` is to be recognised by content.
-    pub format: Option<ReportFormat>,
-}
-
-/// Where a report is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReportSource {
-    /// On standard output.
-    Stdout,
-    /// On the console of the virtual machine.
-    Console,
-    /// In the files that this glob, relative to the workspace, matches.
-    Files(String),
-}
-
-/// Formats of reports that can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReportFormat {
-    /// JUnit XML.
-    Junit,
-    /// TAP 13 or 14.
-    Tap,
-    /// The kernel's TAP.
-    Ktap,
-    /// JSON lines of Rust's libtest.
-    Libtest,
-    /// JSON lines of cargo-nextest.
-    Nextest,
 }
 
 impl Plan {

@@ -1,9 +1,9 @@
 //! Plans that are right, and what they stand for.
 
-use ostler_domain::{DriverKind, Isolation, NetworkPolicy};
-use ostler_plans::{
-    Format, KernelEnd, Plan, PlannedCommand, ReportFormat, ReportSource, TestIsolation, TestNetwork, test_key,
+use ostler_domain::{
+    DriverKind, Isolation, KernelEnd, NetworkPolicy, ReportFormat, ReportSource, TestIsolation, TestNetwork,
 };
+use ostler_plans::{Format, Plan, PlannedCommand, test_key};
 
 fn toml(text: &str) -> Plan {
     Plan::parse(text, Format::Toml).unwrap_or_else(|errors| panic!("{errors}"))
@@ -125,7 +125,7 @@ fn every_field() {
     assert_eq!(unit.requires.network, Some(NetworkPolicy::Filtered));
     assert_eq!(unit.requires.labels.len(), 2, "labels of defaults and test");
     assert!(unit.requires.devices.contains("kvm"));
-    assert_eq!(unit.requires_kernel.as_deref(), Some("6.10"));
+    assert_eq!(unit.requires.kernel.as_deref(), Some("6.10"));
     assert_eq!(
         (unit.isolation, unit.network),
         (TestIsolation::Sandbox, TestNetwork::Sandbox)
