@@ -38,7 +38,7 @@ pub fn plain(bytes: &[u8]) -> String {
     let mut lines = lines::Lines::default();
     let mut text = String::with_capacity(bytes.len());
     let mut add = |line: &[u8], end: &str| {
-        let line = String::from_utf8_lossy(line);
+        let line = lines::text(line);
         let mut first = true;
         for record in records::records(&line) {
             if !std::mem::take(&mut first) {

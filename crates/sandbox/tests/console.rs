@@ -155,7 +155,7 @@ proptest! {
         let whole = read(&bytes);
         is_bounded(&whole);
         prop_assert_eq!(&in_pieces(&bytes, &cuts), &whole);
-        let bytewise = vec![1; bytes.len().min(2000)];
+        let bytewise = vec![1; bytes.len().min(300)];
         prop_assert_eq!(&in_pieces(&bytes, &bytewise), &whole);
     }
 
@@ -176,7 +176,7 @@ proptest! {
     #[test]
     fn plain_text_is_plain(bytes in scraps()) {
         let text = plain(&bytes);
-        prop_assert!(!text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t') && c < '\u{80}'), "{:?}", text);
+        prop_assert!(!text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')), "{:?}", text);
     }
 }
 

@@ -69,6 +69,12 @@ impl Lines {
     }
 }
 
+/// A line as text. Unicode has control characters of its own, which some terminals obey.
+pub(super) fn text(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

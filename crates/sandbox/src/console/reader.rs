@@ -1,7 +1,7 @@
 //! Reading a console as it comes.
 
 use super::kinds::{Meaning, PANIC, meaning, said, victim};
-use super::lines::Lines;
+use super::lines::{Lines, text};
 use super::records::{Record, records};
 use super::report::{Event, Kind, Report};
 
@@ -62,7 +62,7 @@ impl Reader {
 
 impl Found {
     fn line(&mut self, line: &[u8]) {
-        for record in records(&String::from_utf8_lossy(line)) {
+        for record in records(&text(line)) {
             self.record(record);
         }
     }

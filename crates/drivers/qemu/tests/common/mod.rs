@@ -59,7 +59,11 @@ impl Qemu {
         let mut options = QemuOptions::new(&self.instance, &self.state, guest);
         options.kernel = Some(self.parts.kernel.clone());
         options.modules.clone_from(&self.parts.modules);
-        self.parts.kernel.parent().unwrap().clone_into(&mut options.kernel_dir);
+        self.parts
+            .kernel
+            .parent()
+            .unwrap()
+            .clone_into(&mut options.kernel_dir);
         options
     }
 
