@@ -22,6 +22,7 @@ UPDATE run_active q SET class_id = r.class_id FROM runs r WHERE r.seq = q.seq AN
 ALTER TABLE runs ADD COLUMN plan_id TEXT COLLATE "C",
     ADD COLUMN held BIGINT NOT NULL DEFAULT 0 CHECK (held IN (0, 1));
 CREATE INDEX runs_plan ON runs (plan_id, seq) WHERE plan_id IS NOT NULL;
+CREATE INDEX runs_held ON runs (plan_id, seq) WHERE held = 1;
 ALTER TABLE run_delayed ALTER COLUMN not_before DROP NOT NULL;
 -- So they were kept when these migrations were last taken back.
 UPDATE run_delayed SET not_before = NULL WHERE not_before = 9223372036854775807

@@ -92,16 +92,15 @@ pub(super) async fn claim(inner: &Inner, claim: &ClaimRuns) -> Result<Vec<Run>, 
         if wanted == 0 {
             break;
         }
-        let rows = match &picks {
-            Some(picks) => once_picks(inner, claim, picks).await?,
-            None => {
-                let depth = if classes == 1 {
-                    wanted + 21
-                } else {
-                    (wanted / classes) * 2 + 4
-                };
-                once(inner, claim, wanted, depth).await?
-            }
+        let rows = if let Some(picks) = &picks {
+            once_picks(inner, claim, picks).await?
+        } else {
+            let depth = if classes == 1 {
+                wanted + 21
+            } else {
+                (wanted / classes) * 2 + 4
+            };
+            once(inner, claim, wanted, depth).await?
         };
         let due = rows.iter().try_fold(false, |_, row| {
             row.try_get(STATE_AT + 3).map_err(|e| store_error(&e))
@@ -300,10 +299,11 @@ pub(super) async fn next_due(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
-    use crate::queue::read::PLAN_COUNTERS;
+    use crate::queue::end::SKIP;
+    use crate::queue::enqueue::RELEASE;
+    use crate::queue::read::{PLAN_COUNTERS, PLAN_HELD};
     use crate::{Options, PostgresStore};
     use ostler_store::Store;
     use ostler_test_kit::{Postgres, require};
@@ -351,6 +351,16 @@ mod tests {
         let plan = plan_of(&store, PLAN_COUNTERS, &["'pln'"]).await;
         for index in ["run_ends_plan", "run_active_plan", "runs_plan"] {
             assert!(plan.contains(&format!("Scan using {index}")), "{index}: {plan}");
+        }
+        let plan = plan_of(&store, PLAN_HELD, &["'pln'"]).await;
+        assert!(plan.contains("Scan using runs_held"), "{plan}");
+        assert!(plan.contains("Scan using run_delayed_pkey"), "{plan}");
+
+        for (sql, literals) in [(SKIP, vec!["'{run}'", "1", "'{}'"]), (RELEASE, vec!["'{run}'"])] {
+            let plan = plan_of(&store, sql, &literals).await;
+            assert!(!plan.contains("Seq Scan"), "{plan}");
+            assert!(plan.contains("using runs_id_key"), "{plan}");
+            assert!(plan.contains("using run_delayed_pkey"), "{plan}");
         }
         store.close().await;
     }

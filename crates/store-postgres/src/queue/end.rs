@@ -274,7 +274,7 @@ pub(super) async fn requeue(
 }
 
 /// Rows of `run_ready` are never updated: see the claim for why they are removed by their place.
-const SKIP: &str = "
+pub(super) const SKIP: &str = "
 WITH wanted AS MATERIALIZED (
     SELECT r.* FROM unnest($1::text[]) AS i(id) CROSS JOIN LATERAL (
         SELECT id, seq, class_id, -priority AS rank, tenant_id, plan_id FROM runs WHERE id = i.id OFFSET 0) r

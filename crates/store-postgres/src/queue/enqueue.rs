@@ -29,13 +29,18 @@ WITH submitted AS (
 )
 SELECT array_agg(seq) FROM submitted";
 
-/// Runs that wait for no moment go to the ready ones, the others go on waiting for it.
-const RELEASE: &str = "
+/// Runs that wait for no moment go to the ready ones, the others go on waiting for it. Each is looked up by itself: left
+/// the choice, the planner would walk through everything that is held. Rows of `run_delayed` are never updated, either, so
+/// they are removed by their place.
+pub(super) const RELEASE: &str = "
 WITH wanted AS MATERIALIZED (
     SELECT DISTINCT r.seq FROM unnest($1::text[]) AS i(id)
         CROSS JOIN LATERAL (SELECT seq FROM runs WHERE id = i.id OFFSET 0) r
+), places AS MATERIALIZED (
+    SELECT d.tid FROM wanted w CROSS JOIN LATERAL (
+        SELECT ctid AS tid, not_before FROM run_delayed WHERE seq = w.seq OFFSET 0) d WHERE d.not_before IS NULL
 ), gone AS (
-    DELETE FROM run_delayed WHERE seq = ANY (ARRAY(SELECT seq FROM wanted)) AND not_before IS NULL
+    DELETE FROM run_delayed WHERE ctid = ANY (ARRAY(SELECT tid FROM places))
     RETURNING class_id, rank, seq, attempt, spared, started_at
 ), released AS MATERIALIZED (
     SELECT g.*, r.not_before FROM gone g CROSS JOIN LATERAL (SELECT not_before FROM runs WHERE seq = g.seq OFFSET 0) r

@@ -195,7 +195,7 @@ pub(super) async fn runs(inner: &Inner, filter: RunFilter) -> Result<Vec<Run>, S
         wheres.push("COALESCE(e.superseded, 0) = 0".to_owned());
     }
     if filter.held_only {
-        wheres.push("r.seq IN (SELECT seq FROM run_delayed WHERE not_before IS NULL)".to_owned());
+        wheres.push("r.held = 1 AND d.seq IS NOT NULL AND d.not_before IS NULL".to_owned());
     }
     // The state is written out, so that the partial index of the rare ends can be used.
     wheres.extend(filter.status.map(|status| match status {
@@ -268,10 +268,13 @@ pub(super) async fn plan_counters(inner: &Inner, plan: PlanId) -> Result<RunCoun
         .collect()
 }
 
+/// Looks at those of the plan that were submitted as held, and not at the held ones of all plans.
+pub(super) const PLAN_HELD: &str = "SELECT count(*) FROM runs r
+    CROSS JOIN LATERAL (SELECT not_before FROM run_delayed WHERE seq = r.seq OFFSET 0) d
+    WHERE r.plan_id = $1 AND r.held = 1 AND d.not_before IS NULL";
+
 pub(super) async fn plan_held(inner: &Inner, plan: PlanId) -> Result<i64, StoreError> {
-    let sql = "SELECT count(*) FROM run_delayed d JOIN runs r ON r.seq = d.seq \
-               WHERE d.not_before IS NULL AND r.plan_id = $1";
-    let rows = fetch(inner, sql, &[Value::Text(plan.to_string())]).await?;
+    let rows = fetch(inner, PLAN_HELD, &[Value::Text(plan.to_string())]).await?;
     Ok(rows
         .first()
         .map(|row| int(row, 0, "held"))

@@ -452,6 +452,8 @@ impl Model {
         let mut counters = store.plan_counters(self.plan).await.unwrap();
         counters.retain(|_, n| *n != 0);
         prop_assert_eq!(counters, of_plan);
+        let held = self.runs.iter().filter(|r| r.held).count();
+        prop_assert_eq!(store.plan_held(self.plan).await.unwrap(), held as i64);
         self.check_heads(store).await?;
         for class in 0..CLASSES {
             let in_line = self.waiting(|r| r.class == class && !r.held);

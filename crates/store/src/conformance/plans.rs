@@ -410,6 +410,25 @@ pub async fn the_tests_of_a_plan_are_counted_once(store: Arc<dyn Store>) {
         [(RunStatus::Queued, 1)].into()
     );
 
+    let more = [true, true, false].map(|held| NewRun {
+        held,
+        ..of(PlanId::from_u128(7), run(owner, "plan", 0))
+    });
+    store.enqueue(more.to_vec()).await.unwrap();
+    let waits = async || store.plan_held(PlanId::from_u128(7)).await.unwrap();
+    let held_ones = RunFilter {
+        plan_id: Some(PlanId::from_u128(7)),
+        held_only: true,
+        ..RunFilter::default()
+    };
+    assert_eq!(waits().await, 2);
+    let found = store.runs(held_ones.clone()).await.unwrap();
+    assert_eq!(ids(&found), [more[1].id, more[0].id]);
+    store.release(vec![more[0].id, more[2].id]).await.unwrap();
+    assert_eq!(waits().await, 1);
+    assert_eq!(ids(&store.runs(held_ones).await.unwrap()), [more[1].id]);
+    assert_eq!(store.plan_held(plan).await.unwrap(), 0);
+
     // Its runs, all and those that count, newest first and in the order of the plan.
     let in_order = [
         tests[0].id,
