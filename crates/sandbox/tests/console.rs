@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use ostler_domain::KernelEnd;
 use ostler_sandbox::console::{Kind, Reader, Report, plain};
 use proptest::prelude::*;
 
@@ -177,6 +178,83 @@ proptest! {
     fn plain_text_is_plain(bytes in scraps()) {
         let text = plain(&bytes);
         prop_assert!(!text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')), "{:?}", text);
+    }
+}
+
+/// What Debian's kernels for clouds said in QEMU, with `loglevel=5`. The oops is of a module with a broken instruction.
+#[test]
+fn what_real_kernels_say_is_understood() {
+    let consoles = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/consoles");
+    for (name, end, kind, text, trace) in [
+        (
+            "linux-6.1-panic",
+            KernelEnd::Panic,
+            Kind::Panic,
+            "sysrq triggered crash",
+            "sysrq_handle_crash+0x",
+        ),
+        (
+            "linux-6.12-panic",
+            KernelEnd::Panic,
+            Kind::Panic,
+            "sysrq triggered crash",
+            "sysrq_handle_crash+0x",
+        ),
+        (
+            "linux-6.1-noinit",
+            KernelEnd::Panic,
+            Kind::Panic,
+            "VFS: Unable to mount root fs",
+            "prepare_namespace+0x",
+        ),
+        (
+            "linux-6.1-oops",
+            KernelEnd::Oops,
+            Kind::Oops,
+            "invalid opcode: 0000 [#1]",
+            "RIP: 0010:pvpanic_pci_driver_init",
+        ),
+        (
+            "linux-6.1-oom",
+            KernelEnd::Oom,
+            Kind::OutOfMemory,
+            "Out of memory: Killed process 78 (init)",
+            "",
+        ),
+        (
+            "linux-6.1-reboot",
+            KernelEnd::Reboot,
+            Kind::Restart,
+            "Restarting system",
+            "",
+        ),
+        (
+            "linux-6.1-off",
+            KernelEnd::Poweroff,
+            Kind::PowerOff,
+            "Power down",
+            "",
+        ),
+    ] {
+        let bytes = std::fs::read(format!("{consoles}/{name}.log")).unwrap();
+        let report = read(&bytes);
+        assert_eq!(report.end(None), Some(end), "{name}: {report:?}");
+        assert_eq!(report.count(kind), 1, "{name}: {report:?}");
+        let event = report.first(kind).unwrap();
+        assert!(
+            event.text.starts_with(text) && event.at_us.is_some(),
+            "{name}: {event:?}"
+        );
+        assert!(
+            trace.is_empty() || event.trace.iter().any(|line| line.contains(trace)),
+            "{name}: {event:?}"
+        );
+        assert_eq!(
+            report.boot_failure().is_some(),
+            name == "linux-6.1-noinit",
+            "{name}"
+        );
+        assert_eq!(report.count(Kind::Warning), 0, "{name}");
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn meaning(text: &str) -> Meaning {
     if starts(&["WARNING: ", "UBSAN: "]) {
         return Meaning::Begins(Kind::Warning);
     }
-    if starts(&["Restarting system", "machine restart", "Resetting"]) {
+    if starts(&["Restarting system", "Resetting"]) {
         return Meaning::Begins(Kind::Restart);
     }
     if starts(&["Power down", "Power Off", "System halted"]) {
@@ -224,6 +224,8 @@ mod tests {
             "x invoked oom-killer: gfp_mask=0x1, order=0, oom_score_adj=0",
             "oom_reaper: reaped process 12 (x), now anon-rss:0kB",
             "INFO: lockdep is turned off.",
+            // Said after the other one.
+            "reboot: machine restart",
             "rcu: Hierarchical RCU implementation.",
             "issue: see [#12]",
             "NMI watchdog: Enabled. Permanently consumes one hw-PMU counter.",

@@ -116,12 +116,12 @@ impl Report {
         self.events.iter().find(|event| event.kind == kind)
     }
 
-    /// Why nothing could be started.
+    /// Why nothing could be started: for what the kernel panicked, or else what it complained about.
     pub fn boot_failure(&self) -> Option<&Event> {
-        self.events.iter().find(|event| {
-            event.kind == Kind::BootFailure
-                || event.kind == Kind::Panic && super::kinds::is_boot_failure(&event.text)
-        })
+        let panicked =
+            |event: &&Event| event.kind == Kind::Panic && super::kinds::is_boot_failure(&event.text);
+        let panic = self.events.iter().find(panicked);
+        panic.or_else(|| self.first(Kind::BootFailure))
     }
 
     /// How the kernel ended, given what is known of the machine: the worst that was seen, in the order panic, oops, hang, out
