@@ -7,6 +7,10 @@ use utoipa::openapi::{ObjectBuilder, OpenApi, Required, Type};
 
 /// Adds the refusals that any call may meet, and the header by which an administrator of the platform names a tenant.
 pub(super) fn describe(document: &mut OpenApi) {
+    // A variable that takes the rest of a path is one of the router's; the document knows only variables.
+    let paths = std::mem::take(&mut document.paths.paths);
+    let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
+    document.paths.paths = paths.into_iter().map(plain).collect();
     for item in document.paths.paths.values_mut() {
         let operations = [
             &mut item.get,
