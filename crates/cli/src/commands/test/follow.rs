@@ -54,6 +54,15 @@ pub(super) struct FollowArguments {
     pub(super) reports: ReportArguments,
 }
 
+/// What the first Ctrl-C does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CtrlC {
+    /// Cancels the plan, whose end is waited for: it was submitted here.
+    Cancels,
+    /// Leaves the plan as it is.
+    Leaves,
+}
+
 /// What a task has brought.
 enum Done {
     Tail(Said, Result<Tail>),
@@ -66,6 +75,7 @@ enum Done {
 struct Watch<'a> {
     session: &'a Session,
     arguments: &'a FollowArguments,
+    ctrl_c: CtrlC,
     plan: PlanView,
     story: Story,
     style: Style,
@@ -94,19 +104,21 @@ struct Watch<'a> {
     why: Option<String>,
 }
 
-/// Follows a plan to its end; the exit code is that of its tests. The first Ctrl-C cancels the plan, the second one leaves.
+/// Follows a plan to its end; the exit code is that of its tests. The second Ctrl-C leaves in any case.
 /// The files for reports are opened by the caller, before anything is submitted.
 pub(super) async fn follow(
     session: &Session,
     plan: PlanView,
     arguments: &FollowArguments,
     files: Files,
+    ctrl_c: CtrlC,
 ) -> Outcome {
     let mut stop = Stop::new()?;
     let screen = Screen::new(session.out);
     let mut watch = Watch {
         session,
         arguments,
+        ctrl_c,
         story: Story::new(plan.tests as usize),
         style: Style {
             colour: screen.colour(),
@@ -194,7 +206,7 @@ impl Watch<'_> {
                 }
                 _ = tick.tick() => self.tick()?,
                 () = stop.wanted() => {
-                    if self.interrupted {
+                    if self.interrupted || self.ctrl_c == CtrlC::Leaves {
                         let id = self.plan.id;
                         self.screen.note(&format!("ostler: `ostler test watch {id}` shows how it goes on"));
                         return Ok(Left::BeforeTheEnd);
@@ -390,9 +402,7 @@ impl Watch<'_> {
                 .line(&serde_json::json!({ "plan": plan, "exit_code": exit.0 }));
         }
         let took = plan_took(plan, SystemClock.now());
-        let text = self
-            .style
-            .summary(&self.story.counts(), took, &self.story.tests());
+        let text = self.style.summary(&self.story.counts(), took, self.story.tests());
         self.screen.draw(Vec::new());
         self.screen.print(&text)?;
         if exit != Exit::OK {

@@ -86,9 +86,10 @@ impl Style {
     }
 
     fn ended(self, test: &TestView, verdict: Verdict, done: usize) -> String {
-        let length = match verdict {
-            Verdict::Skipped => " ".repeat(time(Duration::ZERO).len()),
-            _ => time(took(test)),
+        // What never began took no time.
+        let length = match test.started_at {
+            None => " ".repeat(time(Duration::ZERO).len()),
+            Some(_) => time(took(test)),
         };
         let why = match because(test) {
             Some(why) if verdict != Verdict::Passed => format!(" ({why})"),
@@ -120,7 +121,7 @@ impl Style {
         self,
         counts: &Counts,
         length: Duration,
-        tests: &(impl Iterator<Item = &'a TestView> + Clone),
+        tests: impl Iterator<Item = &'a TestView>,
     ) -> String {
         let code = match counts {
             Counts {
@@ -136,28 +137,31 @@ impl Style {
         let word = self.word(code, "Summary");
         let (all, parts) = (many(self.total, "test"), self.parts(counts).join(", "));
         let _ = writeln!(text, "{word} {} {all}: {parts}", time(length));
-        let ended = || tests.clone().filter_map(|test| Some((test, Verdict::of(test)?)));
-        let mut named = 0;
-        let bad = ended().filter(|(_, verdict)| verdict.is_bad() || *verdict == Verdict::Flaky);
-        for (test, verdict) in bad {
-            if named < MAX_NAMED {
-                let why = because(test).filter(|_| verdict.is_bad());
-                let why = why.map_or_else(String::new, |why| format!(" ({why})"));
-                let _ = writeln!(
-                    text,
-                    "{} {} {}{why}",
-                    self.verdict(verdict),
-                    time(took(test)),
-                    name(test)
-                );
-            }
-            named += 1;
+        let mut ended: Vec<(&TestView, Verdict)> = tests
+            .filter_map(|test| Some((test, Verdict::of(test)?)))
+            .collect();
+        ended.sort_by_key(|(test, _)| test.index);
+        let bad: Vec<_> = ended
+            .iter()
+            .filter(|(_, verdict)| verdict.is_bad() || *verdict == Verdict::Flaky)
+            .collect();
+        for (test, verdict) in bad.iter().take(MAX_NAMED) {
+            let why = because(test).filter(|_| verdict.is_bad());
+            let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+            let _ = writeln!(
+                text,
+                "{} {} {}{why}",
+                self.verdict(*verdict),
+                time(took(test)),
+                name(test)
+            );
         }
-        if named > MAX_NAMED {
-            let _ = writeln!(text, "{:>12} and {} more", "", named - MAX_NAMED);
+        if bad.len() > MAX_NAMED {
+            let _ = writeln!(text, "{:>12} and {} more", "", bad.len() - MAX_NAMED);
         }
-        let mut slowest: Vec<(Duration, &TestView)> = ended()
-            .map(|(test, _)| (took(test), test))
+        let mut slowest: Vec<(Duration, &TestView)> = ended
+            .iter()
+            .map(|(test, _)| (took(test), *test))
             .filter(|(took, _)| *took >= WORTH)
             .collect();
         slowest.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.index.cmp(&b.1.index)));

@@ -18,6 +18,8 @@ super::noun!(Test {
     #[command(after_help = EXIT_CODES)]
     Run(run),
     /// Show how the tests of a plan go, from the beginning.
+    ///
+    /// Ctrl-C leaves the plan as it is.
     #[command(after_help = EXIT_CODES)]
     Watch(watch),
     /// List plans, newest first.

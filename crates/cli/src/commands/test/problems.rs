@@ -29,9 +29,12 @@ impl Problems {
         let mut out = String::new();
         for problem in &self.0.errors {
             let PlanMistake { line, column, .. } = problem;
+            // Without a place, the message names the test itself.
             let what = match problem.path.as_str() {
-                "" => one_line(&problem.message),
-                path => format!("{}: {}", one_line(path), one_line(&problem.message)),
+                path if !path.is_empty() && *line > 0 => {
+                    format!("{}: {}", one_line(path), one_line(&problem.message))
+                }
+                _ => one_line(&problem.message),
             };
             let _ = writeln!(out, "{}: {what}", paint(31, "error"));
             let number = line.to_string();

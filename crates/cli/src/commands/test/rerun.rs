@@ -1,6 +1,6 @@
 //! `ostler test rerun`.
 
-use super::follow::{FollowArguments, follow};
+use super::follow::{CtrlC, FollowArguments, follow};
 use crate::commands::Outcome;
 use crate::context::Session;
 use crate::exit::Exit;
@@ -38,6 +38,6 @@ impl Rerun {
             ));
             return Ok(Exit::OK);
         }
-        follow(session, plan, &self.follow, files).await
+        follow(session, plan, &self.follow, files, CtrlC::Cancels).await
     }
 }

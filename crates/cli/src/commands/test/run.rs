@@ -1,6 +1,6 @@
 //! `ostler test run`.
 
-use super::follow::{FollowArguments, follow};
+use super::follow::{CtrlC, FollowArguments, follow};
 use super::problems::Problems;
 use crate::commands::Outcome;
 use crate::context::Session;
@@ -91,7 +91,7 @@ impl Run {
             ));
             return Ok(Exit::OK);
         }
-        follow(session, plan, &self.follow, files).await
+        follow(session, plan, &self.follow, files, CtrlC::Cancels).await
     }
 }
 

@@ -132,7 +132,7 @@ impl Story {
     }
 
     /// In order of their names.
-    pub(super) fn tests(&self) -> impl Iterator<Item = &TestView> + Clone {
+    pub(super) fn tests(&self) -> impl Iterator<Item = &TestView> {
         self.tests.values()
     }
 

@@ -1,6 +1,6 @@
 //! `ostler test watch`.
 
-use super::follow::{FollowArguments, follow};
+use super::follow::{CtrlC, FollowArguments, follow};
 use crate::commands::Outcome;
 use crate::context::Session;
 
@@ -19,6 +19,6 @@ impl Watch {
         let id = session.plan_id(&self.plan).await?;
         let files = self.follow.reports.open()?;
         let plan = session.client.plan(id).await?;
-        follow(session, plan, &self.follow, files).await
+        follow(session, plan, &self.follow, files, CtrlC::Leaves).await
     }
 }

@@ -1,6 +1,6 @@
 //! Following a plan of a server that breaks its connections, and what it ends with.
 
-use super::super::follow::{FollowArguments, exit, follow};
+use super::super::follow::{CtrlC, FollowArguments, exit, follow};
 use super::super::story::Story;
 use super::{canned, ended, plan, test};
 use crate::context::{Context, Session};
@@ -108,7 +108,7 @@ async fn followed(
     ));
     let arguments = Arguments::parse_from(["test", "--junit", file.to_str().unwrap()]);
     let files = arguments.follow.reports.open().unwrap();
-    let exit = follow(&session, plan(tests), &arguments.follow, files)
+    let exit = follow(&session, plan(tests), &arguments.follow, files, CtrlC::Cancels)
         .await
         .unwrap();
     server.abort();

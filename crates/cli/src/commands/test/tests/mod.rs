@@ -150,7 +150,7 @@ fn shown(colour: Colour) -> String {
         name: "network".to_owned(),
         elapsed: Duration::from_millis(60_900),
     }));
-    text + &style.summary(&story.counts(), Duration::from_millis(12_345), &story.tests())
+    text + &style.summary(&story.counts(), Duration::from_millis(12_345), story.tests())
 }
 
 #[test]
