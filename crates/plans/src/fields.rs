@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for Runner {
 /// A positive number that fits the columns of the stores.
 pub(crate) type Amount = Whole<1, { u32::MAX as i64 }>;
 
-/// What the sandbox of a test must have: [`ostler_domain::Requirements`] and the running kernel.
+/// What the sandbox of a test must have: [`ostler_domain::Requirements`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Requires {

@@ -262,10 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn requirements_are_those_of_the_domain_and_the_kernel() {
+    fn requirements_are_those_of_the_domain() {
         let mut domain = Vec::new();
         assert!(ostler_domain::Requirements::deserialize(Asked(&mut domain)).is_err());
-        domain.push("kernel".to_owned());
         domain.sort();
         let ours: Vec<String> = requires()["properties"]
             .as_object()
