@@ -58,6 +58,7 @@ Exit codes:
   0    every test passed; flaky ones passed, too, and failures that are tolerated count for nothing
   1    a test failed or timed out
   2    a mistake in the command line or in the plan
+  3    there is no such plan
   4    refused: sign-in, permission, or it does not fit the present state
   5    no test failed, but some were lost by the infrastructure; or the server cannot be reached
   130  cancelled";

@@ -29,6 +29,7 @@ fn merged(mut base: Value, more: &Value) -> Value {
 }
 
 /// A test, the `index`th of its plan, in its first run; `more` says what is different.
+#[expect(clippy::needless_pass_by_value, reason = "made where it is passed")]
 pub(super) fn test(index: u32, name: &str, status: &str, more: Value) -> TestView {
     let base = json!({
         "run_id": RunId::from_u128(u128::from(index) + 1), "seq": index + 1, "name": name, "key": format!("{index:032x}"),
@@ -41,6 +42,7 @@ pub(super) fn test(index: u32, name: &str, status: &str, more: Value) -> TestVie
 }
 
 /// One that ran for a time.
+#[expect(clippy::needless_pass_by_value, reason = "made where it is passed")]
 pub(super) fn ended(index: u32, name: &str, status: &str, milliseconds: i64, more: Value) -> TestView {
     let ran = json!({
         "duration_us": milliseconds * 1000, "started_at": Time(at(1000)), "finished_at": Time(at(1000 + milliseconds)),
