@@ -117,11 +117,12 @@ fn read_at_most(what: &str, from: impl Read, limit: u64) -> Result<String> {
         source,
     };
     let mut text = String::new();
-    from.take(limit + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    from.take(limit + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > limit {
-        return Err(CliError::Usage(format!("{what} holds more than {} MiB", limit >> 20)));
+        return Err(CliError::Usage(format!(
+            "{what} holds more than {} MiB",
+            limit >> 20
+        )));
     }
     Ok(text)
 }
