@@ -7,9 +7,10 @@ use hyper_util::rt::TokioIo;
 use ostler_domain::SandboxId;
 use ostler_guest_protocol::v1::guest_client::GuestClient;
 use ostler_guest_protocol::v1::{
-    AcceptRequest, AttachRequest, ConfigureReply, ConfigureRequest, DownloadRequest, ExecEvent, ExecInfo,
-    HealthRequest, Incoming, KillRequest, ListExecsRequest, MetricsRequest, ReleaseRequest, RenewRequest,
-    ResizeRequest, StartRequest, TunnelFrame, UploadFrame, UploadHeader, WriteStdinRequest,
+    AcceptRequest, AttachRequest, CollectRequest, CollectSummary, ConfigureReply, ConfigureRequest,
+    DownloadRequest, ExecEvent, ExecInfo, HealthRequest, Incoming, KillRequest, ListExecsRequest,
+    MetricsRequest, ReleaseRequest, RenewRequest, ResizeRequest, StartRequest, TunnelFrame, UploadFrame,
+    UploadHeader, WriteStdinRequest,
 };
 use ostler_sandbox::{Driver, Usage};
 use std::collections::BTreeMap;
@@ -30,6 +31,10 @@ const CALL: Duration = Duration::from_secs(10);
 const PIECE_LIMIT: Duration = Duration::from_secs(60);
 /// For a whole file.
 const TRANSFER: Duration = Duration::from_secs(600);
+/// Most files of an archive where the request names no number.
+const MOST_FILES: u64 = 1_000_000;
+/// Bytes of an archive for one file, beside its content: headers, a long name and filling.
+const ARCHIVED: u64 = 8192;
 /// Bytes of a piece of a file or of a connection.
 const PIECE: usize = 64 * 1024;
 
@@ -264,6 +269,58 @@ impl Guest {
         }
         file.sync_all().await.map_err(local)?;
         Ok(size)
+    }
+
+    /// Copies the files that match out of the sandbox, as an archive in a file. What of them is not in it the answer
+    /// says. A transfer that takes for ever is refused: nothing else would end it.
+    pub(crate) async fn collect(
+        &self,
+        request: CollectRequest,
+        to: &mut File,
+    ) -> Result<CollectSummary, GuestError> {
+        tokio::time::timeout(TRANSFER, self.collect_all(request, to))
+            .await
+            .map_err(|_| GuestError::Refused(format!("the files were not copied within {TRANSFER:?}")))?
+    }
+
+    async fn collect_all(
+        &self,
+        request: CollectRequest,
+        to: &mut File,
+    ) -> Result<CollectSummary, GuestError> {
+        let local = |error: io::Error| GuestError::Local(format!("the files cannot be written: {error}"));
+        // An archive is larger than what is in it, by this for each file at most, names included.
+        let files = if request.max_files == 0 {
+            MOST_FILES
+        } else {
+            request.max_files
+        };
+        let limit = match request.max_total {
+            0 => u64::MAX,
+            bytes => bytes.saturating_add(files.saturating_add(1).saturating_mul(ARCHIVED)),
+        };
+        let mut frames = within(CALL, self.0.clone().collect(request)).await?;
+        let mut size = 0;
+        loop {
+            let frame = match tokio::time::timeout(PIECE_LIMIT, frames.message()).await {
+                Ok(frame) => frame?,
+                Err(_) => return Err(GuestError::Unreachable("the copy of files stands still".into())),
+            };
+            let Some(frame) = frame else {
+                return Err(GuestError::Unreachable("the copy of files broke off".into()));
+            };
+            size += frame.data.len() as u64;
+            if size > limit {
+                return Err(GuestError::Refused(format!(
+                    "the files are larger than {limit} bytes"
+                )));
+            }
+            to.write_all(&frame.data).await.map_err(local)?;
+            if let Some(summary) = frame.summary {
+                to.flush().await.map_err(local)?;
+                return Ok(summary);
+            }
+        }
     }
 
     /// The connections that programs in the sandbox make to the guest's listeners.

@@ -62,8 +62,9 @@ pub(crate) fn body(
     let nested = |given: &'static [&'static str]| if options.nested { given } else { &[] };
     let command = ["--run", RUN, "--workspace", WORKSPACE];
     let command = command.iter().chain(nested(&["--nested", "--filter"]));
-    let security = ["no-new-privileges"].iter().chain(nested(&["apparmor=unconfined"]));
-    let owned = |texts: &mut dyn Iterator<Item = &&str>| texts.map(|&text| text.to_owned()).collect();
+    let security = ["no-new-privileges"]
+        .iter()
+        .chain(nested(&["apparmor=unconfined"]));
     let devices = template.devices.iter().filter_map(|name| {
         let path = options.devices.get(name)?;
         Some(DeviceMapping {
@@ -78,7 +79,7 @@ pub(crate) fn body(
         image: template.image.clone(),
         user: template.user.clone(),
         entrypoint: Some(vec![GUEST.into()]),
-        cmd: Some(owned(&mut command.into_iter())),
+        cmd: Some(owned(command)),
         env: Some(env),
         working_dir: Some(WORKSPACE.into()),
         labels: Some(HashMap::from([
@@ -102,8 +103,8 @@ pub(crate) fn body(
             storage_opt: template.disk_mb.map(size),
             pids_limit: Some(i64::from(options.max_processes)),
             cap_drop: Some(vec!["ALL".into()]),
-            cap_add: Some(owned(&mut CAPABILITIES.iter().chain(nested(NESTED)))),
-            security_opt: Some(owned(&mut security.into_iter())),
+            cap_add: Some(owned(CAPABILITIES.iter().chain(nested(NESTED)))),
+            security_opt: Some(owned(security)),
             // The guest is the first process and reaps.
             init: Some(false),
             restart_policy: Some(RestartPolicy {
@@ -121,6 +122,10 @@ pub(crate) fn body(
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+fn owned<'a>(texts: impl Iterator<Item = &'a &'static str>) -> Vec<String> {
+    texts.map(|&text| text.to_owned()).collect()
 }
 
 fn mount(source: &str, target: &str, writable: bool) -> Mount {

@@ -33,6 +33,10 @@ pub struct DockerOptions {
     pub pull: bool,
     /// Devices that sandboxes may ask for, and their paths on the engine's host: `kvm` and `/dev/kvm`.
     pub devices: BTreeMap<String, String>,
+    /// Whether programs can be isolated from each other within a container. The guest, and it alone, then has the
+    /// capabilities SYS_ADMIN, NET_ADMIN and SETPCAP until it has started what makes isolated programs, and AppArmor's
+    /// profile is off, which forbids all mounts; programs have the filter of system calls instead.
+    pub nested: bool,
     /// Whether a sandbox may be given the engine's own socket, and with it everything on the engine's host.
     pub engine_mounts: bool,
 }
@@ -61,7 +65,7 @@ impl TlsFiles {
 
 impl DockerOptions {
     /// Options with defaults: the engine of `DOCKER_HOST` or else the usual socket, the certificates of `DOCKER_CERT_PATH`,
-    /// 4096 processes, 4 starts at once, nothing pulled, no devices.
+    /// 4096 processes, 4 starts at once, nothing pulled, no devices, no isolation within.
     pub fn new(
         instance: impl Into<String>,
         state_dir: impl Into<PathBuf>,
@@ -81,6 +85,7 @@ impl DockerOptions {
             starts: 4,
             pull: false,
             devices: BTreeMap::new(),
+            nested: false,
             engine_mounts: false,
         }
     }

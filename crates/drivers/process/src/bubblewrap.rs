@@ -3,9 +3,10 @@
 //! The view is built from nothing: the programs in /usr, a handful of files of /etc without any secret, private /proc,
 //! /dev and /tmp. A server that is root lets the guest run as a user of its own without any privilege (one that no other
 //! sandbox and nothing on the host has), since a process of user 0 would be root to the kernel in many places even
-//! without capabilities. Where writable directories of the host are mounted, it runs as their owner instead, since nobody
+//! without capabilities. It changes the user itself, after it has started what makes isolated programs, for which bubblewrap
+//! leaves it the rights. Where writable directories of the host are mounted, it runs as their owner instead, since nobody
 //! else could use them. Any other server needs a user namespace anyway; the guest is then user 1000 inside and the
-//! server's user outside. Further user namespaces are forbidden by the filter of system calls.
+//! server's user outside. Further user namespaces are forbidden by the filter of system calls, which the guest puts on.
 
 use crate::layout::SandboxDir;
 use ostler_domain::{NetworkPolicy, SandboxId, SandboxTemplate};
@@ -58,10 +59,8 @@ const ETC: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bubblewrap {
     pub(crate) program: PathBuf,
-    /// Changes the user inside; only where the server is root.
-    pub(crate) setpriv: Option<PathBuf>,
-    /// Whether it can forbid further user namespaces (0.8 and later).
-    pub(crate) disables_userns: bool,
+    /// Whether the server is root, so that the guest changes the user inside.
+    pub(crate) root: bool,
 }
 
 /// A user and a group by number.
@@ -204,10 +203,7 @@ pub(crate) fn has_device(name: &str) -> bool {
 impl Bubblewrap {
     /// The user to change to inside; `None` where the server's user is mapped.
     pub(crate) fn user(&self, id: SandboxId, template: &SandboxTemplate) -> Result<Option<Ids>, String> {
-        match self.setpriv {
-            Some(_) => user_below_root(id, template).map(Some),
-            None => Ok(None),
-        }
+        self.root.then(|| user_below_root(id, template)).transpose()
     }
 
     /// Everything after the name of the program. It may hold secrets of the template's environment, so it is given
@@ -256,13 +252,11 @@ impl Bubblewrap {
         args.0
     }
 
-    /// The command inside, before the guest's own arguments.
-    pub(crate) fn command(&self, user: Option<Ids>, template: &SandboxTemplate) -> Vec<OsString> {
+    /// The command inside.
+    pub(crate) fn command(user: Option<Ids>, template: &SandboxTemplate) -> Vec<OsString> {
         let mut args = Arguments::default();
-        if let (Some(setpriv), Some(user)) = (&self.setpriv, user) {
-            let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
-            args.0.push(setpriv.into());
-            args.add(["--reuid", &uid, "--regid", &gid, "--no-new-privs"]);
+        args.add([GUEST, "--run", RUN, "--workspace", WORKSPACE, "--filter"]);
+        if let Some(user) = user {
             // The groups of its devices, where those are not open to everybody.
             let groups: Vec<String> = template
                 .devices
@@ -272,14 +266,11 @@ impl Bubblewrap {
                 .filter(|m| m.mode() & 0o006 != 0o006 && m.mode() & 0o060 != 0 && m.gid() != 0)
                 .map(|m| m.gid().to_string())
                 .collect();
-            if groups.is_empty() {
-                args.add(["--clear-groups"]);
-            } else {
-                args.add(["--groups", &groups.join(",")]);
-            }
-            args.add(["--inh-caps=-all", "--bounding-set=-all", "--"]);
+            args.add([
+                "--user",
+                &format!("{}:{}:{}", user.uid, user.gid, groups.join(",")),
+            ]);
         }
-        args.add([GUEST]);
         args.0
     }
 }
@@ -322,10 +313,11 @@ impl Arguments {
         if own_network {
             self.add(["--unshare-net"]);
         }
-        if bubblewrap.setpriv.is_some() {
-            // What changing the user takes; the change itself gives all of it up.
+        if bubblewrap.root {
+            // What changing the user and making the namespaces of isolated programs takes; the guest gives all of it up.
             self.add(["--cap-drop", "ALL", "--cap-add", "CAP_SETUID"]);
             self.add(["--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]);
+            self.add(["--cap-add", "CAP_SYS_ADMIN"]);
         } else {
             let uid = MAPPED_UID.to_string();
             self.add([
@@ -337,9 +329,6 @@ impl Arguments {
                 "--cap-drop",
                 "ALL",
             ]);
-            if bubblewrap.disables_userns {
-                self.add(["--disable-userns"]);
-            }
         }
         self.add(["--as-pid-1", "--new-session"]);
     }

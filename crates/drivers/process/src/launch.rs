@@ -37,7 +37,6 @@ pub(crate) async fn namespaces(
     let user = bubblewrap.user(id, template).map_err(io::Error::other)?;
     bubblewrap::prepare(id, dir, user, slot)?;
     let arguments = arguments_file(bubblewrap.arguments(id, dir, template, guest, slot))?;
-    let filter = memory_file("filter", &crate::seccomp::program())?;
     let network = slot.map(|s| File::open(&s.namespace)).transpose()?;
     let (info, info_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let status = append(dir, "bwrap.json")?;
@@ -45,24 +44,14 @@ pub(crate) async fn namespaces(
     let mut command = Command::new(&bubblewrap.program);
     command
         .args(["--args", &arguments.as_raw_fd().to_string()])
-        .args(["--seccomp", &filter.as_raw_fd().to_string()])
         .args(["--info-fd", &info_end.as_raw_fd().to_string()])
         .args(["--json-status-fd", &status.as_raw_fd().to_string(), "--"])
-        .args(bubblewrap.command(user, template))
-        .args(crate::driver::guest_arguments(
-            Path::new(bubblewrap::RUN),
-            Path::new(bubblewrap::WORKSPACE),
-        ))
+        .args(Bubblewrap::command(user, template))
         .env_clear()
         .env(detached::MARKER, id.to_string());
-    let passed = [
-        arguments.as_raw_fd(),
-        filter.as_raw_fd(),
-        info_end.as_raw_fd(),
-        status.as_raw_fd(),
-    ];
+    let passed = [arguments.as_raw_fd(), info_end.as_raw_fd(), status.as_raw_fd()];
     let mut child = spawn(command, dir, group, passed.to_vec(), network)?;
-    drop((arguments, filter, info_end, status));
+    drop((arguments, info_end, status));
 
     let first = first_process(info, &mut child, dir).await;
     let monitor = child.id().and_then(|pid| Identity::of(pid as i32));
@@ -224,13 +213,8 @@ fn arguments_file(arguments: Vec<OsString>) -> io::Result<File> {
         bytes.extend_from_slice(argument.as_bytes());
         bytes.push(0);
     }
-    memory_file("arguments", &bytes)
-}
-
-/// An unnamed file, to be read from its beginning.
-fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes)?;
+    let mut file = File::from(memfd_create("arguments", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&bytes)?;
     file.rewind()?;
     Ok(file)
 }

@@ -24,7 +24,6 @@ mod layout;
 mod options;
 mod plain;
 mod probe;
-mod seccomp;
 mod teardown;
 
 pub use driver::ProcessDriver;

@@ -136,6 +136,8 @@ impl SimGuest {
     }
 }
 
+const NOT_ISOLATED: &str = "programs of simulated sandboxes share its files";
+
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -162,12 +164,17 @@ impl Guest for SimGuest {
             workspace: "/workspace".into(),
             home: "/home/agent".into(),
             egress_url: "http://127.0.0.1:0".into(),
+            can_isolate: false,
+            cannot_isolate: NOT_ISOLATED.into(),
         }))
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Reply<v1::StartReply> {
         self.thawed().await;
         let request = request.into_inner();
+        if request.isolation.is_some() {
+            return Err(Status::failed_precondition(NOT_ISOLATED));
+        }
         if request.exec_id.is_empty() || request.argv.is_empty() {
             return Err(Status::invalid_argument("exec_id and argv are needed"));
         }
@@ -419,6 +426,12 @@ impl Guest for SimGuest {
             return Err(Status::failed_precondition("the program has no terminal"));
         }
         Ok(Response::new(v1::ResizeReply {}))
+    }
+
+    type CollectStream = BoxStream<'static, Result<v1::CollectFrame, Status>>;
+
+    async fn collect(&self, _request: Request<v1::CollectRequest>) -> Reply<Self::CollectStream> {
+        Err(Status::failed_precondition("files of simulated sandboxes are not collected"))
     }
 
     /// A simulated machine has the clock and the random numbers of this one.

@@ -7,7 +7,8 @@ use ostler_domain::SandboxId;
 use ostler_guest_protocol::v1::exec_event::Event;
 use ostler_guest_protocol::v1::guest_client::GuestClient;
 use ostler_guest_protocol::v1::{
-    AttachRequest, Exited, HealthReply, HealthRequest, StartRequest, WriteStdinRequest,
+    AttachRequest, CollectRequest, CollectSummary, ConfigureReply, ConfigureRequest, Exited, HealthReply,
+    HealthRequest, KillRequest, StartRequest, WriteStdinRequest,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -71,6 +72,46 @@ impl Guest {
             .map_err(|_| "no answer".to_owned())?
             .map(tonic::Response::into_inner)
             .map_err(|e| e.to_string())
+    }
+
+    /// What the guest tells of its sandbox.
+    pub async fn configure(&mut self) -> ConfigureReply {
+        match tokio::time::timeout(LIMIT, self.client.configure(ConfigureRequest::default())).await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            other => panic!("configuring: {other:?}"),
+        }
+    }
+
+    /// The files that match, as an archive.
+    pub async fn collect(&mut self, request: CollectRequest) -> (Vec<u8>, CollectSummary) {
+        let work = async {
+            let mut frames = self.client.collect(request).await?.into_inner();
+            let mut archive = Vec::new();
+            while let Some(frame) = frames.message().await? {
+                archive.extend_from_slice(&frame.data);
+                if let Some(summary) = frame.summary {
+                    return Ok((archive, summary));
+                }
+            }
+            Err(tonic::Status::aborted("it broke off"))
+        };
+        match tokio::time::timeout(LIMIT, work).await {
+            Ok(Ok(collected)) => collected,
+            other => panic!("collecting: {other:?}"),
+        }
+    }
+
+    /// Ends all that a program started.
+    pub async fn kill(&mut self, exec_id: &str, grace: Duration) -> bool {
+        let request = KillRequest {
+            exec_id: exec_id.to_owned(),
+            signal: 0,
+            grace_ms: grace.as_millis() as u64,
+        };
+        match tokio::time::timeout(LIMIT, self.client.kill(request)).await {
+            Ok(Ok(reply)) => reply.into_inner().signalled,
+            other => panic!("killing: {other:?}"),
+        }
     }
 
     /// Starts a program and returns the id of this execution.

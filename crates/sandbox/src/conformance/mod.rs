@@ -9,6 +9,7 @@ mod isolation;
 mod leftovers;
 mod lifecycle;
 mod limits;
+mod programs;
 
 pub use failures::*;
 pub use guest::{Guest, Outcome};
@@ -16,6 +17,7 @@ pub use isolation::*;
 pub use leftovers::{eventually, leftovers_on_host};
 pub use lifecycle::*;
 pub use limits::*;
+pub use programs::*;
 
 use crate::{Driver, SandboxSpec};
 use async_trait::async_trait;
