@@ -67,6 +67,10 @@ pub struct Control {
     pub(crate) egress: Option<ostler_egress::Proxy>,
     /// What builds images, where there is an engine for it.
     pub(crate) images: Arc<OnceLock<crate::Images>>,
+    /// The plans of tests that are being settled here.
+    pub(crate) moves: Arc<crate::plans::Moves>,
+    /// Where what tests leave is kept.
+    pub(crate) artifacts: Option<crate::artifacts::Artifacts>,
     /// Drivers that were wanted and cannot be used, and why.
     pub(crate) unavailable: Arc<BTreeMap<DriverKind, String>>,
 }
@@ -85,6 +89,8 @@ impl Control {
             served: Served::default(),
             egress: None,
             images: Arc::default(),
+            moves: Arc::default(),
+            artifacts: None,
             unavailable: Arc::default(),
         }
     }
@@ -256,6 +262,7 @@ owned!(
     Task,
     Subtask,
     MergeRequest,
+    ostler_domain::TestPlan,
     ostler_domain::ApiToken,
     ostler_domain::Department,
     ostler_domain::User

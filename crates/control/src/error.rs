@@ -1,9 +1,10 @@
 //! What a use case may answer instead of a result.
 
 use ostler_agents::AgentError;
-use ostler_contracts::ErrorCode;
+use ostler_contracts::{ErrorCode, PlanMistake, PlanMistakes};
 use ostler_domain::{IllegalTransition, Permission};
 use ostler_forge::ForgeError;
+use ostler_plans::PlanErrors;
 use ostler_store::StoreError;
 
 /// The result of a use case.
@@ -35,6 +36,9 @@ pub enum ControlError {
     /// It is understood, but cannot be done as asked.
     #[error("{0}")]
     Unprocessable(String),
+    /// A plan of tests that cannot be taken, and where in its text the reasons are.
+    #[error("{}", listed(.0))]
+    Plan(PlanMistakes, PlanFault),
     /// More than is allowed.
     #[error("{0}")]
     TooLarge(String),
@@ -55,7 +59,61 @@ pub enum ControlError {
     Agent(#[from] AgentError),
 }
 
+/// In which way a plan of tests is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanFault {
+    /// Its text is not that of a plan.
+    Text,
+    /// It is one, but cannot be carried out here.
+    Impossible,
+}
+
+/// The mistakes of a plan, one a line.
+fn listed(mistakes: &PlanMistakes) -> String {
+    let mut lines: Vec<String> = mistakes.errors.iter().map(mistake).collect();
+    if mistakes.more {
+        lines.push("there may be more problems; these come first".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn mistake(mistake: &PlanMistake) -> String {
+    let place = match (mistake.line, mistake.path.as_str()) {
+        (0, "") => String::new(),
+        (0, path) => format!("{path}: "),
+        (line, "") => format!("line {line}, column {}: ", mistake.column),
+        (line, path) => format!("line {line}, column {}: {path}: ", mistake.column),
+    };
+    let suggestion = mistake.suggestion.iter().map(|text| format!("; {text}"));
+    format!("{place}{}{}", mistake.message, suggestion.collect::<String>())
+}
+
+impl From<PlanErrors> for ControlError {
+    fn from(wrong: PlanErrors) -> Self {
+        let errors = wrong.errors.into_iter().map(|error| PlanMistake {
+            line: error.line,
+            column: error.column,
+            path: error.path,
+            message: error.message,
+            suggestion: error.suggestion,
+        });
+        let mistakes = PlanMistakes {
+            errors: errors.collect(),
+            more: wrong.more,
+        };
+        Self::Plan(mistakes, PlanFault::Text)
+    }
+}
+
 impl ControlError {
+    /// More about it, for programs.
+    pub fn details(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Plan(mistakes, _) => serde_json::to_value(mistakes).ok(),
+            _ => None,
+        }
+    }
+
     /// Which kind of error it is.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -64,6 +122,8 @@ impl ControlError {
             Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::Conflict(_) | Self::Transition(_) => ErrorCode::Conflict,
             Self::TooLarge(_) => ErrorCode::TooLarge,
+            Self::Plan(_, PlanFault::Text) => ErrorCode::InvalidRequest,
+            Self::Plan(_, PlanFault::Impossible) => ErrorCode::Unprocessable,
             Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::Store(error) => store_code(error),
             Self::Forge(error) => forge_code(error),

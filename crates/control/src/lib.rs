@@ -8,6 +8,7 @@
 
 mod access;
 mod agents;
+mod artifacts;
 mod audit;
 mod conflict;
 mod context;
@@ -20,6 +21,7 @@ mod images;
 mod issues;
 mod logs;
 mod merge_requests;
+mod plans;
 mod probe;
 mod projects;
 mod reconcilers;
@@ -38,13 +40,14 @@ pub use agents::{
 pub use audit::AuditQuery;
 pub use context::{Control, Parts};
 pub use credentials::Rotation;
-pub use error::{ControlError, Result};
+pub use error::{ControlError, PlanFault, Result};
 pub use executor::{AgentServices, Executor, ExecutorSettings};
 pub use hosts::{DriverHost, Drivers, LOCAL};
 pub use images::{ImageSettings, Images};
 pub use issues::{ToolCall, ToolReply};
 pub use logs::{LogReader, LogRecord, LogStore, LogStream, LogWriter};
 pub use merge_requests::BranchDiff;
+pub use plans::{MAX_PLAN, PlanFormat, PlanQuery, TestIdentity, TestQuery};
 pub use projects::Cleanup;
 pub use runs::NewCommand;
 pub use sandboxes::{Claimed, Counts, Holder, Phase, PoolChange};

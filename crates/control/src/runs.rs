@@ -3,8 +3,8 @@
 use crate::{Caller, Control, ControlError, LogReader, Result};
 use ostler_contracts::{PoolVerdict, RunExplanation};
 use ostler_domain::{
-    CommandSpec, Isolation, NewRun, Offer, Permission, Pool, Requirements, Run, RunId, RunKind, RunSpec,
-    RunStatus, SubtaskId,
+    CommandSpec, Isolation, KernelOffer, NewRun, Offer, Permission, Pool, Requirements, Run, RunId, RunKind,
+    RunSpec, RunStatus, SubtaskId,
 };
 use ostler_store::{Cancelled, Change, Filter, RunFilter, StoreExt, as_owner};
 use serde_json::json;
@@ -61,11 +61,13 @@ impl Control {
             project_id: None,
             task_id: None,
             subtask_id: None,
+            plan_id: None,
             ordinal: 1,
             requirements: new.requirements,
             priority: new.priority,
             max_attempts: self.parts.work.run_attempts,
             not_before: None,
+            held: false,
             spec: RunSpec {
                 commands: vec![new.command],
                 timeout: Some(
@@ -168,6 +170,7 @@ impl Control {
         let summary = match run.status {
             RunStatus::Queued => match (run.submitted.not_before, ahead) {
                 _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),
+                _ if run.submitted.held => held(&run),
                 _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (Some(due), _) if due > self.now() => {
                     format!(
@@ -195,9 +198,13 @@ impl Control {
         })
     }
 
-    /// Lets the task and subtask of a run that has ended go on.
+    /// Lets the task and subtask, or the plan, of a run that has ended go on.
     pub(crate) async fn settle_run(&self, run: &Run) {
         let submitted = &run.submitted;
+        if let Some(plan) = submitted.plan_id {
+            self.plan_moved(plan);
+            return;
+        }
         let settled = match (submitted.subtask_id, submitted.task_id) {
             (Some(subtask), _) => self.settle_subtask(subtask).await,
             (None, Some(task)) => self.settle_task(task).await,
@@ -217,7 +224,12 @@ impl Control {
             let offer = self.offer(&pool).unwrap_or_else(|| {
                 // Another server may have the driver, or this one later: what only the driver knows is taken as wanted.
                 let isolation = requirements.isolation.unwrap_or(Isolation::Process);
-                pool.offer(isolation, requirements.arch.as_deref().unwrap_or_default())
+                let kernel = requirements.kernel.iter().map(|wanted| KernelOffer {
+                    name: wanted.clone(),
+                    version: None,
+                });
+                let arch = requirements.arch.as_deref().unwrap_or_default();
+                pool.offer(isolation, arch, &kernel.collect::<Vec<_>>())
             });
             let mut reasons = requirements.unmet(&offer);
             let suitable = reasons.is_empty();
@@ -246,7 +258,10 @@ impl Control {
     pub(crate) fn offer(&self, pool: &Pool) -> Option<Offer> {
         let driver = self.parts.drivers.of(pool)?;
         let capabilities = driver.capabilities();
-        Some(pool.offer(capabilities.isolation, &capabilities.arch))
+        let mut offer = pool.offer(capabilities.isolation, &capabilities.arch, &capabilities.kernels);
+        // Runs are given sandboxes as their pool has them; none is started with another kernel for one of them.
+        offer.kernels.truncate(1);
+        Some(offer)
     }
 }
 
@@ -257,8 +272,17 @@ pub(crate) fn impossible(verdicts: &[PoolVerdict]) -> String {
     format!("no pool satisfies the requirements. {}", listed(verdicts.iter()))
 }
 
+/// Why a test is held.
+fn held(run: &Run) -> String {
+    let needs = run.submitted.spec.test.as_ref().map(|test| test.needs.as_slice());
+    match needs.unwrap_or_default() {
+        [] => "it waits until fewer tests of its plan are executed".to_owned(),
+        needs => format!("it waits for the tests that it needs: {}", needs.join(", ")),
+    }
+}
+
 /// Why a run waits that some pool suits, but none can take.
-fn hindered(verdicts: &[PoolVerdict]) -> String {
+pub(crate) fn hindered(verdicts: &[PoolVerdict]) -> String {
     format!("it waits. {}", listed(verdicts.iter().filter(|v| v.suitable)))
 }
 

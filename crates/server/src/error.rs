@@ -1,7 +1,7 @@
 //! Errors as responses.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection, StringRejection};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ostler_contracts::{ErrorBody, ErrorCode, ErrorDetail};
@@ -18,6 +18,7 @@ tokio::task_local! {
 pub(crate) struct ApiError {
     code: ErrorCode,
     message: String,
+    details: Option<serde_json::Value>,
     retry_after: Option<Duration>,
 }
 
@@ -26,6 +27,7 @@ impl ApiError {
         Self {
             code,
             message: message.into(),
+            details: None,
             retry_after: None,
         }
     }
@@ -56,7 +58,20 @@ impl From<ControlError> for ApiError {
             message = format!("{message}: {inner}");
             source = inner.source();
         }
-        Self::new(code, message)
+        Self {
+            details: error.details(),
+            ..Self::new(code, message)
+        }
+    }
+}
+
+impl From<StringRejection> for ApiError {
+    fn from(rejection: StringRejection) -> Self {
+        let code = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+            _ => ErrorCode::InvalidRequest,
+        };
+        Self::new(code, rejection.body_text())
     }
 }
 
@@ -89,7 +104,7 @@ impl IntoResponse for ApiError {
         let detail = ErrorDetail {
             code: self.code,
             message: self.message,
-            details: None,
+            details: self.details,
             request_id,
         };
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

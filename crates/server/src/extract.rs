@@ -29,6 +29,17 @@ impl<T: DeserializeOwned> FromRequestParts<ServerState> for InQuery<T> {
     }
 }
 
+/// The body, as a text.
+pub(crate) struct InText(pub(crate) String);
+
+impl FromRequest<ServerState> for InText {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &ServerState) -> Result<Self, ApiError> {
+        Ok(Self(String::from_request(request, state).await?))
+    }
+}
+
 /// The body, as JSON.
 pub(crate) struct InBody<T>(pub(crate) T);
 

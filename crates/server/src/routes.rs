@@ -2,10 +2,12 @@
 
 mod access;
 mod agents;
+mod artifacts;
 mod common;
 mod events;
 mod images;
 mod merge_requests;
+mod plans;
 mod pools;
 mod projects;
 mod runs;
@@ -18,6 +20,7 @@ use crate::{ServerState, limits, origin};
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Json, Router, middleware};
+use ostler_control::MAX_PLAN;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
@@ -31,12 +34,13 @@ pub(crate) const UPLOAD: &str = "/agents/{id}/files";
     info(title = "Ostler", description = "Self-hosted orchestrator for coding agents."),
     security(("token" = [])),
     components(schemas(ostler_contracts::ErrorBody, ostler_contracts::ExecEnd, ostler_contracts::ExecStarted,
-        ostler_contracts::TerminalOrder, ostler_contracts::TerminalNews))
+        ostler_contracts::PlanMistakes, ostler_contracts::TerminalOrder, ostler_contracts::TerminalNews))
 )]
 struct Document;
 
 fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
     let large = DefaultBodyLimit::max(text_limit);
+    let plan = DefaultBodyLimit::max(MAX_PLAN);
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(projects::create, projects::list))
         .routes(routes!(projects::get, projects::remove))
@@ -65,6 +69,17 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::explain))
         .routes(routes!(runs::logs))
+        .routes(routes!(plans::submit, plans::list).layer(plan))
+        .routes(routes!(plans::get, plans::cancel))
+        .routes(routes!(plans::tests))
+        .routes(routes!(plans::rerun))
+        .routes(routes!(plans::explain))
+        .routes(routes!(plans::follow))
+        .routes(routes!(plans::history))
+        .routes(routes!(plans::flaky))
+        .routes(routes!(artifacts::list))
+        .routes(routes!(artifacts::read))
+        .routes(routes!(artifacts::latest))
         .routes(routes!(agents::provision, agents::list))
         .routes(routes!(agents::get, agents::destroy))
         .routes(routes!(agents::configure))

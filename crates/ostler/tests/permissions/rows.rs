@@ -101,6 +101,7 @@ const PROJECTS_READ: &[P] = &[P::ProjectsRead];
 const PROJECTS: &[P] = &[P::ProjectsWrite];
 const RUNS_READ: &[P] = &[P::RunsRead];
 const RUNS: &[P] = &[P::RunsWrite, P::RunsRead];
+const TESTS: &[P] = &[P::TestsWrite, P::RunsRead];
 const FLEET_READ: &[P] = &[P::FleetRead];
 const FLEET: &[P] = &[P::FleetWrite, P::FleetRead];
 const SNAPSHOT: &[P] = &[P::FleetWrite, P::AgentsWrite, P::AgentsRead];
@@ -111,6 +112,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut all = system();
     all.extend(work());
     all.extend(runs());
+    all.extend(plans());
     all.extend(agents());
     all.extend(fleet());
     all.extend(images());
@@ -185,6 +187,27 @@ fn runs() -> Vec<Row> {
         row(Method::POST, "/runs/{id}/cancel", RUNS, On::Run, 200),
         get("/runs/{id}/explain", On::Run),
         get("/runs/{id}/logs", On::Run),
+        get("/runs/{id}/artifacts", On::Run),
+        // A run without artifacts: who may is decided before.
+        row(Method::GET, "/runs/{id}/artifacts/{path}", RUNS_READ, On::RunAndPath, 404),
+        row(Method::GET, "/tests/{key}/artifacts/latest/{path}", RUNS_READ, On::TestAndPath, 404),
+    ]
+}
+
+fn plans() -> Vec<Row> {
+    let get = |path, on| row(Method::GET, path, RUNS_READ, on, 200);
+    vec![
+        get("/plans", On::Nothing),
+        row(Method::POST, "/plans", TESTS, On::Nothing, 201)
+            .body(|_| json!({ "name": "p", "tests": [{ "name": "t", "run": ["true"] }] })),
+        get("/plans/{id}", On::Plan),
+        row(Method::DELETE, "/plans/{id}", TESTS, On::Plan, 200),
+        get("/plans/{id}/tests", On::Plan),
+        get("/plans/{id}/explain", On::Plan),
+        get("/plans/{id}/events", On::Plan),
+        row(Method::POST, "/plans/{id}/rerun", TESTS, On::Plan, 201).body(|_| json!({})),
+        get("/tests/history", On::Nothing).query("?key=none"),
+        get("/tests/flaky", On::Nothing),
     ]
 }
 

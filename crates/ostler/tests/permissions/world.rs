@@ -34,6 +34,9 @@ pub(crate) enum On {
     CompletedSubtask,
     MergeRequest,
     Run,
+    RunAndPath,
+    TestAndPath,
+    Plan,
     Agent,
     AgentWithFile,
     AgentProgram,
@@ -56,7 +59,7 @@ impl On {
     pub(crate) fn is_of_tenant(self) -> bool {
         !matches!(
             self,
-            Self::Nothing | Self::Image | Self::Pool | Self::Host | Self::Sandbox | Self::CredentialName
+            Self::Nothing | Self::TestAndPath | Self::Image | Self::Pool | Self::Host | Self::Sandbox | Self::CredentialName
         )
     }
 }
@@ -235,6 +238,16 @@ impl World {
                 self.new_object("/runs", json!({ "command": ["sleep", "3600"] }))
                     .await
             }
+            On::RunAndPath => {
+                let run = self.new_object("/runs", json!({ "command": ["sleep", "3600"] }));
+                return vec![run.await, "a/b".to_owned()];
+            }
+            On::TestAndPath => return vec!["0123456789abcdef".to_owned(), "a/b".to_owned()],
+            On::Plan => {
+                let test = json!({ "name": "t", "run": ["sleep", "3600"] });
+                self.new_object("/plans", json!({ "name": "p", "tests": [test] }))
+                    .await
+            }
             On::Agent | On::AgentWithFile => {
                 let agent = self.new_object("/agents", json!({})).await;
                 if on == On::AgentWithFile {
@@ -307,6 +320,8 @@ impl World {
             On::Subtask | On::BlockedSubtask | On::CompletedSubtask => SubtaskId::new().to_string(),
             On::MergeRequest => MergeRequestId::new().to_string(),
             On::Run => d::RunId::new().to_string(),
+            On::RunAndPath => return vec![d::RunId::new().to_string(), "a/b".to_owned()],
+            On::Plan => d::PlanId::new().to_string(),
             On::Agent | On::AgentWithFile | On::PlatformAgent | On::Sandbox => {
                 d::SandboxId::new().to_string()
             }
@@ -317,7 +332,7 @@ impl World {
             On::UserAndRole => return vec![d::UserId::new().to_string(), d::RoleId::new().to_string()],
             On::Role => d::RoleId::new().to_string(),
             On::Token => d::TokenId::new().to_string(),
-            On::Nothing | On::Image | On::Pool | On::Host | On::CredentialName => {
+            On::Nothing | On::TestAndPath | On::Image | On::Pool | On::Host | On::CredentialName => {
                 panic!("{on:?} is nobody's")
             }
         };

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use ostler_contracts::{CancelReply, LogLine, RunExplanation, RunView, SubmitRun};
 use ostler_control::{LogReader, LogRecord, LogStream, NewCommand};
-use ostler_domain::{Clock, CommandSpec, ProjectId, RunId, RunKind, RunStatus, SystemClock, TaskId};
+use ostler_domain::{Clock, CommandSpec, PlanId, ProjectId, RunId, RunKind, RunStatus, SystemClock, TaskId};
 use ostler_store::{Cancelled, RunFilter};
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -33,6 +33,9 @@ pub(super) struct RunQuery {
     /// Only of this task.
     #[param(value_type = Option<String>)]
     task: Option<TaskId>,
+    /// Only of this plan of tests.
+    #[param(value_type = Option<String>)]
+    plan: Option<PlanId>,
     /// Only of this kind.
     #[param(value_type = Option<String>)]
     kind: Option<RunKind>,
@@ -93,6 +96,7 @@ pub(super) async fn list(
     let filter = RunFilter {
         project_id: query.project,
         task_id: query.task,
+        plan_id: query.plan,
         kind: query.kind,
         status: query.status,
         limit: query.limit.unwrap_or(50),
