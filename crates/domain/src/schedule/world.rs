@@ -120,7 +120,8 @@ pub struct QueueHead {
     pub run: Option<RunId>,
     /// When it was submitted.
     pub created_at: Timestamp,
-    /// How many more wait behind it in the same class and priority that are not heads of their own.
+    /// How many more wait behind it in the same class and priority that are not heads of their own. A guess that is too
+    /// high will do, if whoever claims fewer runs than were planned looks at the queue again.
     pub more: u32,
 }
 

@@ -1,7 +1,7 @@
 //! What must be true of every plan, found by trying everything in the simulated world.
 
 use crate::drive::Started;
-use crate::sim::{Kept, Sim, Use, host_name};
+use crate::sim::{Kept, Sim, SimBox, Use, host_name};
 use ostler_domain::schedule::{DispatchPlan, Obstacle, QueueHead, Resource, WaitReason};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -203,9 +203,6 @@ fn reservation(
                 .filter(|w| matches!(*w.reason, WaitReason::Busy { .. }))
             {
                 let mut alone = after.clone();
-                alone
-                    .boxes
-                    .retain(|b| b.used == Use::Person || alone.hosts[b.host].there);
                 let full = |pool: usize| {
                     let others = after
                         .boxes
@@ -233,6 +230,19 @@ fn reservation(
         after.suits(holder.class, kept.1) && after.ever(kept.1, kept.0) && after.hosts[kept.0].available
     );
     prop_assert!(!after.placeable(holder.class, None), "what is kept could be used");
+    // The pool has one left for it, and it does not wait for people.
+    let mut alone = after.clone();
+    alone.boxes.retain(|b| b.used == Use::Person);
+    prop_assert!(
+        alone.room_for(kept.1, kept.0, None),
+        "people are in the way of {reserved:?}"
+    );
+    let warm = |b: &&SimBox| b.pool == kept.1 && b.used == Use::Warm && after.hosts[b.host].there;
+    let busy = after.live(kept.1) - after.boxes.iter().filter(warm).count();
+    prop_assert!(
+        busy < after.pools[kept.1].1 as usize,
+        "the pool has none left for {reserved:?}"
+    );
     for (n, taken) in started.iter().enumerate() {
         if goes_before(holder, taken, heads) {
             let then = started.get(n + 1).map_or(after, |next| &next.before);
@@ -299,9 +309,7 @@ fn figures(sim: &Sim, plan: &DispatchPlan) -> Result<(), TestCaseError> {
                 }
                 Obstacle::Full { max } => {
                     prop_assert_eq!(*max, sim.pools[pool].1);
-                    let warm = |b: &&crate::sim::SimBox| {
-                        b.pool == pool && b.used == Use::Warm && sim.hosts[b.host].there
-                    };
+                    let warm = |b: &&SimBox| b.pool == pool && b.used == Use::Warm && sim.hosts[b.host].there;
                     prop_assert!(sim.live(pool) - sim.boxes.iter().filter(warm).count() >= *max as usize);
                 }
                 Obstacle::Unavailable { host: name, .. } => prop_assert!(!sim.hosts[host(name)].available),
