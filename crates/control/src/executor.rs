@@ -7,12 +7,14 @@
 mod agent;
 mod attempt;
 mod leases;
+mod series;
 mod services;
+mod test;
 mod workspace;
 
 use crate::sandboxes::{Holder, Loss, crash};
 use crate::{Control, ControlError, Result};
-use attempt::{Attempt, End};
+use attempt::{Attempt, End, Finished};
 use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox};
 use ostler_gateway::Gateway;
 use ostler_sandbox::{DriverStatus, ExitInfo};
@@ -118,11 +120,15 @@ pub struct Executor {
     control: Control,
     settings: ExecutorSettings,
     agents: Option<AgentServices>,
+    /// The classes that this server could execute when it last looked.
+    servable: Arc<Mutex<BTreeSet<i64>>>,
     slots: Arc<Semaphore>,
     /// Attempts at runs that are executed here, with the token that ends each.
     active: Arc<Mutex<HashMap<(RunId, u32), CancellationToken>>>,
     freed: Arc<Notify>,
     tasks: TaskTracker,
+    /// Set when the server stops: nothing new is begun.
+    stopping: CancellationToken,
     /// Set when the server stops and runs are to be put back.
     abandon: CancellationToken,
 }
@@ -135,9 +141,11 @@ impl Executor {
             control,
             settings,
             agents: None,
+            servable: Arc::default(),
             active: Arc::default(),
             freed: Arc::default(),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
         }
     }
@@ -147,6 +155,10 @@ impl Executor {
     pub fn with_agents(mut self, agents: AgentServices) -> Self {
         self.agents = Some(agents);
         self
+    }
+
+    fn servable(&self) -> BTreeSet<i64> {
+        self.servable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes up the runs that this server was executing when it was stopped or killed: those whose program is still
@@ -239,6 +251,7 @@ impl Executor {
                 due.hinted(&hints.recv().await);
             }
         }
+        self.stopping.cancel();
         self.tasks.close();
         let limit = Duration::from_secs(self.settings.shutdown_seconds);
         tokio::select! {
@@ -295,6 +308,8 @@ impl Executor {
                 classes: fitting,
                 limit: room as u32,
                 now,
+                picks: Vec::new(),
+                sandbox: None,
             };
             for run in store.claim(claim).await? {
                 match Arc::clone(&self.slots).try_acquire_owned() {
@@ -303,6 +318,10 @@ impl Executor {
                 }
             }
         }
+        self.servable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&servable);
         let classes: Vec<i64> = servable.into_iter().collect();
         Ok(store.next_due(&classes, now).await?.map(|due| due.since(now)))
     }
@@ -327,71 +346,11 @@ impl Executor {
 
     fn spawn(&self, run: Run, pool: Option<Pool>, sandbox: Option<Sandbox>, permit: OwnedSemaphorePermit) {
         let executor = self.clone();
-        let cancel = CancellationToken::new();
-        if run.cancel_requested {
-            cancel.cancel();
-        }
-        let key = (run.submitted.id, run.attempt);
-        self.lock().insert(key, cancel.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = executor.execute(&run, pool, sandbox, &cancel).await {
-                tracing::error!(%error, run.id = %key.0, "the end of a run could not be written; it is taken up again at the next start");
-            }
-            executor.lock().remove(&key);
+            executor.series(run, pool, sandbox).await;
             drop(permit);
             executor.freed.notify_one();
         });
-    }
-
-    async fn execute(
-        &self,
-        run: &Run,
-        pool: Option<Pool>,
-        adopted: Option<Sandbox>,
-        cancel: &CancellationToken,
-    ) -> Result<()> {
-        let id = run.submitted.id;
-        let sandbox = match (adopted, pool) {
-            (Some(sandbox), _) => sandbox,
-            (None, Some(pool)) => {
-                let holder = Holder {
-                    for_run: true,
-                    ..Holder::default()
-                };
-                match self.control.acquire(&pool, run.submitted.tenant_id, holder).await {
-                    Ok(claimed) => claimed.sandbox,
-                    Err(error) => return self.put_back(run, error.to_string(), false).await,
-                }
-            }
-            (None, None) => return Ok(()),
-        };
-        // Before the first look at the sandbox, so that no loss is missed.
-        let losses = self.control.losses.subscribe();
-        let end = match self
-            .control
-            .store()
-            .assign_sandbox(id, run.attempt, sandbox.id)
-            .await
-        {
-            // Another server has the run now.
-            Ok(false) => None,
-            Ok(true) => Some(self.carry_out(run, &sandbox, cancel, losses).await),
-            Err(error) => Some(End::Lost {
-                reason: error.to_string(),
-                started: false,
-            }),
-        };
-        // The end is written before the sandbox goes, so that a server killed in between reads it again from there.
-        let written = match end {
-            None => Ok(()),
-            Some(End::Lost { reason, started }) => self.put_back(run, reason, started).await,
-            Some(End::Finished(status, outcome)) => self.finish(run, status, *outcome).await,
-        };
-        self.control.destroy(sandbox.id, "its run has ended").await.or_else(|error| {
-            tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is not removed yet; it is tried again");
-            Ok::<_, ControlError>(())
-        })?;
-        written
     }
 
     /// Carries an attempt out as long as its sandbox is there. A sandbox whose first process ended fails the run, since what
@@ -458,18 +417,25 @@ impl Executor {
                 tracing::warn!(%error, run.id = %run.submitted.id, "the log of a run does not say that its sandbox ended");
             }
         }
-        End::Finished(RunStatus::Failed, Box::new(outcome))
+        End::Finished(Box::new(Finished {
+            status: RunStatus::Failed,
+            outcome,
+            then: Vec::new(),
+            unspoilt: false,
+        }))
     }
 
     /// Writes the end; a store that is away for a moment is waited for.
-    async fn finish(&self, run: &Run, status: RunStatus, outcome: RunOutcome) -> Result<()> {
-        let end = FinishRun {
+    async fn finish(&self, run: &Run, ended: Finished) -> Result<()> {
+        let mut end = FinishRun {
             id: run.submitted.id,
             attempt: run.attempt,
-            status,
-            outcome,
+            status: ended.status,
+            outcome: ended.outcome,
             at: self.control.now(),
+            then: ended.then,
         };
+        self.control.follow_up(run, &mut end);
         let mut wait = FIRST_WAIT;
         while let Err(error) = self.control.store().finish(vec![end.clone()]).await {
             self.wait_out(error, &mut wait).await?;

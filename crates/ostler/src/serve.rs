@@ -6,6 +6,7 @@ use crate::{database, drivers, egress, images};
 use anyhow::{Context, bail};
 use axum::serve::ListenerExt;
 use ostler_agents::{Kinds, Prompts};
+use ostler_artifacts::ArtifactStore;
 use ostler_control::{AgentServices, Caller, Control, Executor, LogStore, NewToken, Parts, SandboxSettings};
 use ostler_domain::{ServerId, SystemClock};
 use ostler_forge::git::Git;
@@ -31,6 +32,9 @@ pub(crate) const CONNECTION_FILE: &str = "server.json";
 
 /// The name of the file that is locked as long as a server uses the data directory.
 pub(crate) const LOCK_FILE: &str = "lock";
+
+/// Between two looks for artifacts whose time is over.
+const ARTIFACTS: Duration = Duration::from_secs(3600);
 
 /// How long another server on the data directory may take to end.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -89,7 +93,11 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         logs: logs.clone(),
         server_id,
     })
-    .with_unavailable(drivers.unavailable);
+    .with_unavailable(drivers.unavailable)
+    .with_artifacts(
+        ArtifactStore::open(&settings.artifacts, data.join("artifacts"))?,
+        settings.artifacts.clone(),
+    );
     let control = match &way_out {
         Some(way_out) => control.with_egress(way_out.proxy.clone()),
         None => control,
@@ -130,8 +138,14 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         Duration::from_secs(settings.work.sync_seconds.max(1)),
         stop.clone(),
     ));
+    let planning = tokio::spawn(plans(
+        control.clone(),
+        Duration::from_secs(settings.work.sync_seconds.max(1)),
+        stop.clone(),
+    ));
     let minding = tokio::spawn(mind(control.clone(), settings.sandboxes.clone(), stop.clone()));
     let collecting = tokio::spawn(images::collect(control.clone(), stop.clone()));
+    let expiring = tokio::spawn(expire(control.clone(), stop.clone()));
     let late = Late {
         control: control.clone(),
         drivers: hosts,
@@ -172,9 +186,11 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
     }
     stop.cancel();
     settling.await?;
+    planning.await?;
     minding.await?;
     filling.await?;
     collecting.await?;
+    expiring.await?;
     joining.await?;
     executing.await?;
     ending.end_sandboxes().await?;
@@ -220,6 +236,21 @@ async fn settle(control: Control, executor: Executor, period: Duration, stop: Ca
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             () = finished => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Lets plans of tests go on that somebody left: at the start, and at a period for what a lost hint or a killed server missed.
+async fn plans(control: Control, period: Duration, stop: CancellationToken) {
+    loop {
+        let round = reconcile(&control, "plans", control.settle_plans());
+        tokio::select! {
+            () = round => {}
+            () = stop.cancelled() => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
             () = stop.cancelled() => return,
         }
     }
@@ -277,6 +308,20 @@ async fn mind(control: Control, settings: SandboxSettings, stop: CancellationTok
         () = usage => {}
         () = control.watch_drivers(stop.clone()) => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// Removes what tests left in its time.
+async fn expire(control: Control, stop: CancellationToken) {
+    loop {
+        let round = async {
+            reconcile(&control, "artifacts", control.expire_artifacts()).await;
+            tokio::time::sleep(ARTIFACTS).await;
+        };
+        tokio::select! {
+            () = round => {}
+            () = stop.cancelled() => return,
+        }
     }
 }
 

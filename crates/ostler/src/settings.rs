@@ -17,6 +17,7 @@ pub(crate) use gateway::GatewayConfig;
 
 use anyhow::{Context, bail};
 use ostler_agents::KindSettings;
+use ostler_artifacts::ArtifactSettings;
 use ostler_control::{ExecutorSettings, ImageSettings, SandboxSettings, WorkSettings};
 use ostler_server::ServerSettings;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) egress: EgressSettings,
     /// Images of sandboxes.
     pub(crate) images: ImageSettings,
+    /// Files that tests leave.
+    pub(crate) artifacts: ArtifactSettings,
     /// Model APIs.
     pub(crate) gateway: GatewayConfig,
 }
@@ -85,6 +88,7 @@ impl Default for Settings {
             drivers: DriverSettings::default(),
             egress: EgressSettings::default(),
             images: ImageSettings::default(),
+            artifacts: ArtifactSettings::default(),
             gateway: GatewayConfig::default(),
         }
     }

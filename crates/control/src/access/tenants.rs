@@ -89,6 +89,7 @@ impl Control {
                 live.id
             )));
         }
+        self.remove_artifacts_of(id).await?;
         let mut changes: Vec<Change> = sandboxes.iter().map(Change::delete).collect();
         changes.push(Change::delete(&tenant));
         let by = self.acting(caller, "tenant.remove", id, json!({ "name": tenant.name }));

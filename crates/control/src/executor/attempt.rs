@@ -5,14 +5,16 @@
 //! attempt means to go through its steps once more.
 
 use super::services::{MAX_CALLS, Services};
+use super::test::Measured;
 use super::{Executor, exec_id};
 use crate::guest::{Guest, GuestError};
 use crate::{LogStream, LogWriter};
 use ostler_agents::OutputParser;
 use ostler_domain::{CommandSpec, Run, RunKind, RunOutcome, RunStatus, Sandbox, Timestamp};
-use ostler_guest_protocol::v1::{ConfigureReply, Exited, StartRequest, exec_event};
+use ostler_guest_protocol::v1::{ConfigureReply, Exited, Isolation, StartRequest, exec_event};
+use ostler_store::Change;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -35,7 +37,7 @@ const COLLECT: u32 = 1 << 20;
 /// How an attempt came out.
 pub(super) enum End {
     /// Its programs ended: the run has an outcome.
-    Finished(RunStatus, Box<RunOutcome>),
+    Finished(Box<Finished>),
     /// It came to nothing through no fault of its programs. Whether they had started.
     Lost {
         /// Why.
@@ -43,6 +45,16 @@ pub(super) enum End {
         /// Whether they had started.
         started: bool,
     },
+}
+
+/// An attempt that came to its end.
+pub(super) struct Finished {
+    pub(super) status: RunStatus,
+    pub(super) outcome: RunOutcome,
+    /// What is written together with it.
+    pub(super) then: Vec<Change>,
+    /// Whether its sandbox is as it was before.
+    pub(super) unspoilt: bool,
 }
 
 /// Why the steps do not go on.
@@ -132,6 +144,16 @@ pub(super) struct Attempt<'a> {
     deadline: Option<Timestamp>,
     /// The programs that the guest knew at the beginning: those of an attempt that is taken up.
     known: BTreeMap<String, u64>,
+    /// How programs that are started now are kept apart from the rest of the sandbox.
+    pub(super) isolation: Option<Isolation>,
+    /// What its programs used.
+    pub(super) measured: Measured,
+    /// What is written together with its end.
+    pub(super) with_end: Vec<Change>,
+    /// Paths of the files that are kept of it.
+    pub(super) left: BTreeSet<String>,
+    /// Whether the sandbox is as it was before.
+    pub(super) unspoilt: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -171,17 +193,29 @@ impl<'a> Attempt<'a> {
             log,
             deadline: run.submitted.spec.timeout.map(|limit| started.plus(limit)),
             known,
+            isolation: None,
+            measured: Measured::default(),
+            with_end: Vec::new(),
+            left: BTreeSet::new(),
+            unspoilt: false,
         };
-        let end = match attempt.steps().await {
-            Ok((status, outcome)) => End::Finished(status, Box::new(outcome)),
-            Err(Interrupt::Lost { reason, started }) => End::Lost { reason, started },
+        let steps = attempt.steps().await;
+        let finished = match steps {
+            Ok((status, outcome)) => Ok((status, outcome)),
+            Err(Interrupt::Lost { reason, started }) => Err(End::Lost { reason, started }),
             Err(Interrupt::Failed(error)) => {
                 attempt.say(&error);
-                End::Finished(
-                    RunStatus::Failed,
-                    Box::new(attempt.outcome(&Ended::default(), Some(error))),
-                )
+                Ok((RunStatus::Failed, attempt.outcome(&Ended::default(), Some(error))))
             }
+        };
+        let end = match finished {
+            Err(lost) => lost,
+            Ok((status, outcome)) => End::Finished(Box::new(Finished {
+                status,
+                outcome,
+                then: std::mem::take(&mut attempt.with_end),
+                unspoilt: attempt.unspoilt,
+            })),
         };
         if let Err(error) = attempt.log.sync() {
             tracing::warn!(%error, run.id = %run.submitted.id, "a run's log is not durable");
@@ -195,16 +229,17 @@ impl<'a> Attempt<'a> {
         let _services = self.serve(session);
         self.way_out = control.way_out_env(self.sandbox, &self.guest).await?;
         let spec = &self.run.submitted.spec;
-        if spec.agent.is_none() && spec.workspace.is_none() {
+        if spec.agent.is_none() && spec.workspace.is_none() && spec.test.is_none() {
             return self.commands(0).await;
         }
         self.place = self.guest.configure().await?;
         if let Some(workspace) = &spec.workspace {
             self.bring_in(workspace, 0).await?;
         }
-        let (mut status, mut outcome) = match &spec.agent {
-            Some(agent) => self.agent(agent, 1).await?,
-            None => self.commands(1).await?,
+        let (mut status, mut outcome) = match (&spec.agent, &spec.test) {
+            (Some(agent), _) => self.agent(agent, 1).await?,
+            (None, Some(test)) => self.test(test, 1).await?,
+            (None, None) => self.commands(1).await?,
         };
         if let Some(workspace) = spec.workspace.as_ref().filter(|workspace| workspace.write_back) {
             // What was done before a time-out is kept, too, but must not wait for that time-out again.
@@ -226,7 +261,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs the commands one after the other; ends with the first that fails.
-    async fn commands(&mut self, first: u32) -> Result<(RunStatus, RunOutcome), Interrupt> {
+    pub(super) async fn commands(&mut self, first: u32) -> Result<(RunStatus, RunOutcome), Interrupt> {
         let mut last = Ended::default();
         for (index, command) in (first..).zip(&self.run.submitted.spec.commands) {
             last = self.program(index, command, None).await?;
@@ -263,6 +298,11 @@ impl<'a> Attempt<'a> {
         self.known.contains_key(&exec_id(self.run, index))
     }
 
+    /// The number of the last record of the log.
+    pub(super) fn log_seq(&self) -> u64 {
+        self.log.last_seq()
+    }
+
     /// A sentence of Ostler's own in the run's log.
     pub(super) fn say(&mut self, text: &str) {
         let now = self.executor.control.now();
@@ -279,6 +319,7 @@ impl<'a> Attempt<'a> {
         let exec = exec_id(self.run, index);
         if !self.known.contains_key(&exec) {
             let mut request = start_request(&exec, command);
+            request.isolation.clone_from(&self.isolation);
             for (name, value) in &self.way_out {
                 request.env.entry(name.clone()).or_insert_with(|| value.clone());
             }
@@ -303,7 +344,11 @@ impl<'a> Attempt<'a> {
         let executor = self.executor;
         let (cancel, deadline) = (self.cancel, self.deadline);
         let by = tokio::select! {
-            done = self.follow(&exec, &mut output, &mut ended) => return done.map(|()| ended),
+            done = self.follow(&exec, &mut output, &mut ended) => {
+                done?;
+                self.measured.add(&ended.exited);
+                return Ok(ended);
+            }
             () = cancel.cancelled() => RunStatus::Cancelled,
             () = until(executor, deadline) => RunStatus::TimedOut,
             () = executor.abandon.cancelled() => {
@@ -320,6 +365,7 @@ impl<'a> Attempt<'a> {
             // The sandbox is removed next, which ends whatever would not go.
             Err(_) => ended.exited.signal = 9,
         }
+        self.measured.add(&ended.exited);
         Ok(ended)
     }
 
