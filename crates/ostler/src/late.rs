@@ -68,7 +68,11 @@ impl Late {
                     };
                     match self.control.add_host(host).await {
                         Ok(_) => {
-                            images::add(&self.control, builder, &self.settings.images, &self.data)?;
+                            if let Err(error) =
+                                images::add(&self.control, builder, &self.settings.images, &self.data)
+                            {
+                                tracing::warn!(%error, "images cannot be built on an engine that was away");
+                            }
                             added += 1;
                             continue;
                         }

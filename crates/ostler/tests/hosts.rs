@@ -123,9 +123,12 @@ async fn an_engine_that_was_away_at_the_start_is_used_when_it_is_there() {
     // An engine that cannot be reached keeps its containers.
     let link = dir.path().join("far.sock");
     let socket = away.url().replace("unix://", "");
-    let reachable = |yes: bool| match yes {
-        true => std::os::unix::fs::symlink(&socket, &link).unwrap(),
-        false => std::fs::remove_file(&link).unwrap(),
+    let reachable = |yes: bool| {
+        if yes {
+            std::os::unix::fs::symlink(&socket, &link).unwrap();
+        } else {
+            std::fs::remove_file(&link).unwrap();
+        }
     };
     reachable(true);
     let data = dir.path().join("data");

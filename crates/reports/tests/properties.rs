@@ -1,5 +1,7 @@
 //! What holds for any report and for any bytes.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use ostler_reports::{
     Case, Format, Limits, Outcome, Property, Reason, Report, Rerun, Suite, detect, read, write_json_lines,
     write_junit, write_tap,

@@ -15,10 +15,13 @@ fn table(parsed: &Parsed) -> Vec<String> {
             let reason = case.outcome.reason().cloned().unwrap_or_default();
             let mut line = format!("{} | {} | {}", suite.name, case.name, case.outcome.as_str());
             if let Some(kind) = reason.kind {
-                line += &format!(" [{kind}]");
+                line.push_str(" [");
+                line.push_str(&kind);
+                line.push(']');
             }
             if let Some(message) = reason.message {
-                line += &format!(" {}", message.lines().next().unwrap_or_default());
+                line.push(' ');
+                line.push_str(message.lines().next().unwrap_or_default());
             }
             line
         })

@@ -85,7 +85,7 @@ pub(crate) fn read(bytes: &[u8], report: &mut Report, sink: &mut Sink<'_>) {
                     line,
                     error.column().max(1),
                     Problem::expected("an event of libtest", super::without_place(&error)),
-                )
+                );
             }
             Err(_) => {}
         }
