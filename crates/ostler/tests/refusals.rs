@@ -126,7 +126,10 @@ async fn what_no_host_of_a_driver_can_do_is_told_host_by_host() {
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{message}");
     says(
         &message,
-        &["the device kvm: it offers none; ", "mounts of host directories (on build1)"],
+        &[
+            "the device kvm: it offers none; ",
+            "mounts of host directories (on build1)",
+        ],
     );
     assert!(
         !message.contains("mounts of host directories;"),
