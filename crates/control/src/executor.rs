@@ -12,8 +12,8 @@ mod services;
 mod test;
 mod workspace;
 
-use crate::sandboxes::{Holder, Loss, crash};
-use crate::{Control, ControlError, Result};
+use crate::sandboxes::{Loss, crash};
+use crate::{Control, Result};
 use attempt::{Attempt, End, Finished};
 use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox};
 use ostler_gateway::Gateway;
