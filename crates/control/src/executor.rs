@@ -158,7 +158,10 @@ impl Executor {
     }
 
     fn servable(&self) -> BTreeSet<i64> {
-        self.servable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.servable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes up the runs that this server was executing when it was stopped or killed: those whose program is still

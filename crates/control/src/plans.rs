@@ -18,8 +18,8 @@ mod submit;
 mod view;
 
 pub use history::TestIdentity;
-pub use ostler_plans::limits::TEXT as MAX_PLAN;
 pub use ostler_plans::Format as PlanFormat;
+pub use ostler_plans::limits::TEXT as MAX_PLAN;
 pub use view::{PlanQuery, TestQuery};
 
 pub(crate) use settle::Moves;

@@ -2,8 +2,8 @@
 
 use crate::state::text_enum;
 use crate::{
-    PlanId, ProjectId, Requirements, RunId, SandboxId, ServerId, SubtaskId, TaskId, TenantId, TestResult, TestSpec,
-    Timestamp,
+    PlanId, ProjectId, Requirements, RunId, SandboxId, ServerId, SubtaskId, TaskId, TenantId, TestResult,
+    TestSpec, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

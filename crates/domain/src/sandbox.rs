@@ -1,7 +1,10 @@
 //! Sandboxes and pools.
 
 use crate::state::text_enum;
-use crate::{DepartmentId, DriverKind, IllegalTransition, KernelOffer, NetworkPolicy, Offer, SandboxId, ServerId, TenantId, Timestamp};
+use crate::{
+    DepartmentId, DriverKind, IllegalTransition, KernelOffer, NetworkPolicy, Offer, SandboxId, ServerId,
+    TenantId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

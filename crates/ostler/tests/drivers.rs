@@ -327,9 +327,11 @@ async fn what_needs_a_driver_that_is_away_waits_and_says_why() {
         .filter_map(|r| r["name"].as_str())
         .collect();
     let all = [
+        "artifacts",
         "health",
         "hosts",
         "idle",
+        "plans",
         "pools",
         "sessions",
         "usage",

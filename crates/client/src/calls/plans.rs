@@ -1,6 +1,6 @@
 //! Plans of tests.
 
-use crate::http::Patience::{Long};
+use crate::http::Patience::Long;
 use crate::{Client, ClientError};
 use ostler_contracts::{FlakyTest, PlanExplanation, PlanStatus, PlanView, RerunPlan, TestHistory, TestView};
 use ostler_domain::{PlanId, ProjectId, RunStatus};

@@ -431,7 +431,9 @@ impl Guest for SimGuest {
     type CollectStream = BoxStream<'static, Result<v1::CollectFrame, Status>>;
 
     async fn collect(&self, _request: Request<v1::CollectRequest>) -> Reply<Self::CollectStream> {
-        Err(Status::failed_precondition("files of simulated sandboxes are not collected"))
+        Err(Status::failed_precondition(
+            "files of simulated sandboxes are not collected",
+        ))
     }
 
     /// A simulated machine has the clock and the random numbers of this one.

@@ -12,4 +12,5 @@ mod shell;
 mod streams;
 mod support;
 mod tasks;
+mod test_run;
 mod tokens;

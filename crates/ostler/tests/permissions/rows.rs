@@ -189,8 +189,20 @@ fn runs() -> Vec<Row> {
         get("/runs/{id}/logs", On::Run),
         get("/runs/{id}/artifacts", On::Run),
         // A run without artifacts: who may is decided before.
-        row(Method::GET, "/runs/{id}/artifacts/{path}", RUNS_READ, On::RunAndPath, 404),
-        row(Method::GET, "/tests/{key}/artifacts/latest/{path}", RUNS_READ, On::TestAndPath, 404),
+        row(
+            Method::GET,
+            "/runs/{id}/artifacts/{path}",
+            RUNS_READ,
+            On::RunAndPath,
+            404,
+        ),
+        row(
+            Method::GET,
+            "/tests/{key}/artifacts/latest/{path}",
+            RUNS_READ,
+            On::TestAndPath,
+            404,
+        ),
     ]
 }
 

@@ -59,7 +59,13 @@ impl On {
     pub(crate) fn is_of_tenant(self) -> bool {
         !matches!(
             self,
-            Self::Nothing | Self::TestAndPath | Self::Image | Self::Pool | Self::Host | Self::Sandbox | Self::CredentialName
+            Self::Nothing
+                | Self::TestAndPath
+                | Self::Image
+                | Self::Pool
+                | Self::Host
+                | Self::Sandbox
+                | Self::CredentialName
         )
     }
 }
