@@ -14,4 +14,4 @@ pub mod process;
 pub mod worker;
 
 pub use driver::*;
-pub use host::{connect_socket, mount_refusals, remove_busy_tree, remove_tree};
+pub use host::{connect_socket, mount_refusals, processor, remove_busy_tree, remove_tree};
