@@ -224,29 +224,15 @@ fn with_suggestion(message: &str) -> String {
     let (Some(unknown), true) = (names.next(), message.starts_with("unknown field")) else {
         return message.to_owned();
     };
-    let nearest = names.map(|known| (distance(unknown, known), known)).min();
+    let nearest = names
+        .map(|known| (strsim::levenshtein(unknown, known), known))
+        .min();
     match nearest {
         Some((far, known)) if far <= known.len().max(unknown.len()) / 2 => {
             format!("{message}; did you mean `{known}`?")
         }
         _ => message.to_owned(),
     }
-}
-
-/// Edits that lead from one word to the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

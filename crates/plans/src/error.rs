@@ -78,24 +78,8 @@ pub(crate) fn did_you_mean<'a>(unknown: &str, known: impl IntoIterator<Item = &'
     known
         .into_iter()
         .filter(|name| name.len() <= 2 * unknown.len() + 2)
-        .map(|name| (distance(unknown, name), name))
+        .map(|name| (strsim::levenshtein(unknown, name), name))
         .min()
         .filter(|(far, name)| *far <= name.len().max(unknown.len()) / 2)
         .map(|(_, name)| format!("did you mean `{name}`?"))
-}
-
-/// Edits that lead from one word to the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

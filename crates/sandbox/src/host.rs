@@ -115,6 +115,16 @@ fn open_up(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The model of this machine's processor, as `/proc/cpuinfo` has it; empty where it does not say.
+pub fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines()
+        .filter_map(|l| l.split_once(':'))
+        .find(|(name, _)| ["model name", "CPU part"].contains(&name.trim()))
+        .map(|(_, model)| model.trim().to_owned())
+        .unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,4 +15,6 @@ pub mod process;
 pub mod worker;
 
 pub use driver::*;
-pub use host::{connect_socket, host_kernels, kernels_of, mount_refusals, remove_busy_tree, remove_tree};
+pub use host::{
+    connect_socket, host_kernels, kernels_of, mount_refusals, processor, remove_busy_tree, remove_tree,
+};

@@ -38,7 +38,7 @@ impl Key {
         Self {
             firecracker: firecracker.to_owned(),
             guest: build(guest),
-            processor: processor(),
+            processor: ostler_sandbox::processor(),
             cpus: template.cpus,
             memory_mb: template.memory_mb,
             root_drive: template.root_drive.clone(),
@@ -67,7 +67,11 @@ impl Key {
         };
         differ("the version", self.firecracker.clone(), firecracker.to_owned());
         differ("the guest program", self.guest.clone(), build(guest));
-        differ("the processor", self.processor.clone(), processor());
+        differ(
+            "the processor",
+            self.processor.clone(),
+            ostler_sandbox::processor(),
+        );
         differ("CPUs:", self.cpus.to_string(), template.cpus.to_string());
         differ(
             "memory in MiB:",
@@ -124,15 +128,6 @@ fn build(guest: &Path) -> String {
                 m.mtime_nsec()
             )
         })
-        .unwrap_or_default()
-}
-
-fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.split_once(':'))
-        .find(|(name, _)| ["model name", "CPU part"].contains(&name.trim()))
-        .map(|(_, model)| model.trim().to_owned())
         .unwrap_or_default()
 }
 

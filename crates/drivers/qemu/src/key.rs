@@ -48,7 +48,7 @@ impl Key {
             devices: DEVICES,
             qemu: qemu.to_owned(),
             accelerator,
-            processor: processor(),
+            processor: ostler_sandbox::processor(),
             kernel: kernel.to_owned(),
             kernel_args: template.kernel_args.clone(),
             cpus: template.cpus,
@@ -124,15 +124,6 @@ impl Key {
             .map(|(what, has, wants)| format!("it has {what} {has} and not {wants}"))
             .collect()
     }
-}
-
-fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.split_once(':'))
-        .find(|(name, _)| ["model name", "CPU part"].contains(&name.trim()))
-        .map(|(_, model)| model.trim().to_owned())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]
