@@ -151,7 +151,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         assert_eq!((all(dir, 7), tail(dir, 10)), ((7, Vec::new()), Vec::new()));
-        let text: String = (0..20_000).map(|line| format!("line {line:06}\n")).collect();
+        let lines: Vec<String> = (0..20_000).map(|line| format!("line {line:06}\n")).collect();
+        let text = lines.concat();
         let (one, two) = text.split_at(1000);
         say(dir, one.to_owned()).await;
         assert_eq!(all(dir, 0), (0, one.as_bytes().to_vec()));

@@ -411,8 +411,9 @@ impl Driver for QemuDriver {
             reasons.push("a jailer: it has none, and always confines QEMU as far as it can".into());
         }
         let kernel = template.kernel.as_deref();
-        let unknown = kernel.and_then(|wanted| self.inner.catalogue.find(wanted, &self.inner.options).err());
-        reasons.extend(unknown.map(|e| e.to_string()));
+        let found = kernel.map(|wanted| self.inner.catalogue.find(wanted, &self.inner.options));
+        let usable = found.map(|found| crate::kernel::check(&found?.image));
+        reasons.extend(usable.and_then(Result::err).map(|e| e.to_string()));
         let arguments = template.kernel_args.as_deref().unwrap_or_default();
         if arguments.len() > 1024 || arguments.chars().any(char::is_control) {
             reasons.push("kernel arguments of more than 1024 bytes, or with control characters".into());

@@ -32,21 +32,9 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Reads a kernel and its modules.
     pub(crate) async fn load(path: &Path, modules_dir: &Path, guest: &Path) -> Result<Self, Error> {
+        check(path)?;
         let stamp = stamp(path)?;
-        if stamp.0 > LARGEST {
-            return Err(Error::Other(format!(
-                "{} has {} MiB, which is too much for a kernel",
-                path.display(),
-                stamp.0 >> 20
-            )));
-        }
         let image = std::fs::read(path).at(path)?;
-        if !is_kernel(&image) {
-            return Err(Error::Other(format!(
-                "{} is no kernel: it begins neither like a bzImage nor like an ELF file",
-                path.display()
-            )));
-        }
         let version = version(&image);
         let modules = match &version {
             Some(version) => modules::needed(&modules_dir.join(version)).await?,
@@ -68,6 +56,28 @@ impl Kernel {
     pub(crate) fn is_current(&self) -> bool {
         stamp(&self.path).is_ok_and(|now| now == self.stamp)
     }
+}
+
+/// Refuses a file that is no kernel, by its length and its beginning.
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
+    let (length, ..) = stamp(path)?;
+    if length > LARGEST {
+        return Err(Error::Other(format!(
+            "{} has {} MiB, which is too much for a kernel",
+            path.display(),
+            length >> 20
+        )));
+    }
+    let mut head = Vec::new();
+    let file = File::open(path).at(path)?;
+    file.take(HEAD).read_to_end(&mut head).at(path)?;
+    if is_kernel(&head) {
+        return Ok(());
+    }
+    Err(Error::Other(format!(
+        "{} is no kernel: it begins neither like a bzImage nor like an ELF file",
+        path.display()
+    )))
 }
 
 fn stamp(path: &Path) -> Result<(u64, i64, i64), Error> {
