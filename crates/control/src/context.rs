@@ -6,7 +6,7 @@ use crate::credentials::Keys;
 use crate::hosts::{Drivers, LOCAL};
 use crate::reconcilers::Reconcilers;
 use crate::sandboxes::{Buckets, Loss};
-use crate::{ControlError, LogStore, Result, SandboxSettings, WorkSettings};
+use crate::{ControlError, LogStore, Result, SandboxSettings, SchedulerSettings, WorkSettings};
 use ostler_agents::{Kinds, Prompts};
 use ostler_domain::{
     Clock, DriverKind, MergeRequest, Project, ProjectId, Sandbox, ServerId, Subtask, SubtaskId, Task, TaskId,
@@ -71,6 +71,10 @@ pub struct Control {
     pub(crate) moves: Arc<crate::plans::Moves>,
     /// Where what tests leave is kept.
     pub(crate) artifacts: Option<crate::artifacts::Artifacts>,
+    /// How runs are taken up.
+    pub(crate) scheduler: Arc<SchedulerSettings>,
+    /// Held from the look at what a machine has left until the record of a new sandbox takes it.
+    pub(crate) placing: Arc<tokio::sync::Mutex<()>>,
     /// Drivers that were wanted and cannot be used, and why.
     pub(crate) unavailable: Arc<BTreeMap<DriverKind, String>>,
 }
@@ -91,6 +95,8 @@ impl Control {
             images: Arc::default(),
             moves: Arc::default(),
             artifacts: None,
+            scheduler: Arc::default(),
+            placing: Arc::default(),
             unavailable: Arc::default(),
         }
     }
@@ -99,6 +105,13 @@ impl Control {
     #[must_use]
     pub fn with_egress(mut self, proxy: ostler_egress::Proxy) -> Self {
         self.egress = Some(proxy);
+        self
+    }
+
+    /// With other rules than the default ones for taking up runs.
+    #[must_use]
+    pub fn with_scheduler(mut self, settings: SchedulerSettings) -> Self {
+        self.scheduler = Arc::new(settings);
         self
     }
 

@@ -6,6 +6,9 @@
 
 mod agent;
 mod attempt;
+mod dispatch;
+mod console;
+mod kernel;
 mod leases;
 mod series;
 mod services;
@@ -14,14 +17,16 @@ mod workspace;
 
 use crate::sandboxes::{Loss, crash};
 use crate::{Control, Result};
-use attempt::{Attempt, End, Finished};
-use ostler_domain::{Pool, Run, RunId, RunOutcome, RunStatus, Sandbox};
+use attempt::{Attempt, End, Finished, tested_kernel};
+use dispatch::{Arrival, Place};
+use ostler_domain::{Run, RunId, RunOutcome, RunStatus, Sandbox};
 use ostler_gateway::Gateway;
 use ostler_sandbox::{DriverStatus, ExitInfo};
-use ostler_store::{ClaimRuns, Filter, FinishRun, Hint, RequeueRun, StoreError, StoreExt};
+use ostler_store::{FinishRun, Hint, RequeueRun, StoreError, StoreExt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::RecvError;
@@ -123,6 +128,10 @@ pub struct Executor {
     /// The classes that this server could execute when it last looked.
     servable: Arc<Mutex<BTreeSet<i64>>>,
     slots: Arc<Semaphore>,
+    /// Runs that are about to have a sandbox.
+    arrivals: Arc<Mutex<HashMap<RunId, Arrival>>>,
+    /// Whether something waits that may not have to when those have arrived.
+    crowded: Arc<AtomicBool>,
     /// Attempts at runs that are executed here, with the token that ends each.
     active: Arc<Mutex<HashMap<(RunId, u32), CancellationToken>>>,
     freed: Arc<Notify>,
@@ -142,6 +151,8 @@ impl Executor {
             settings,
             agents: None,
             servable: Arc::default(),
+            arrivals: Arc::default(),
+            crowded: Arc::default(),
             active: Arc::default(),
             freed: Arc::default(),
             tasks: TaskTracker::new(),
@@ -206,7 +217,9 @@ impl Executor {
         let sandbox: Sandbox = self.control.store().get(run.sandbox_id?).await.ok()??;
         let guest = self.control.guest(&sandbox).ok()?;
         let programs = guest.programs().await.ok()?;
-        programs.contains_key(&exec_id(run, 0)).then_some(sandbox)
+        // The first is the one that brings the files in, if there are any.
+        let is_its = |name: &String| name.starts_with(&exec_id_prefix(run));
+        programs.keys().any(is_its).then_some(sandbox)
     }
 
     /// Executes runs until `stop`; then waits for those under way, and puts back what does not end in time.
@@ -272,63 +285,6 @@ impl Executor {
         }
     }
 
-    /// Claims runs for free slots, pool by pool. Returns when the next delayed run comes due.
-    async fn claim(&self) -> Result<Option<Duration>> {
-        if self.slots.available_permits() == 0 {
-            // The next one that becomes free is told.
-            return Ok(None);
-        }
-        let store = self.control.store();
-        let now = self.control.now();
-        let (classes, mut pools) = tokio::try_join!(store.classes(), store.list::<Pool>(Filter::all()))?;
-        if classes.is_empty() {
-            return Ok(None);
-        }
-        let counts = self.control.counts().await?;
-        // The smallest pool that satisfies a run is the best fit for it.
-        pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));
-        let mut servable = BTreeSet::new();
-        for pool in pools {
-            let Some(offer) = self.control.offer(&pool) else {
-                continue;
-            };
-            let fitting: Vec<i64> = classes
-                .iter()
-                .filter(|class| class.requirements.unmet(&offer).is_empty())
-                .map(|c| c.id)
-                .collect();
-            servable.extend(fitting.iter().copied());
-            // The warm ones are what runs are given.
-            let held = counts
-                .get(&pool.name)
-                .map_or(0, |counts| counts.live() - counts.warm);
-            let room = (pool.max.saturating_sub(held) as usize).min(self.slots.available_permits());
-            if room == 0 || fitting.is_empty() {
-                continue;
-            }
-            let claim = ClaimRuns {
-                server_id: self.control.parts.server_id,
-                classes: fitting,
-                limit: room as u32,
-                now,
-                picks: Vec::new(),
-                sandbox: None,
-            };
-            for run in store.claim(claim).await? {
-                match Arc::clone(&self.slots).try_acquire_owned() {
-                    Ok(permit) => self.spawn(run, Some(pool.clone()), None, permit),
-                    Err(_) => self.put_back(&run, "no slot was free".into(), false).await?,
-                }
-            }
-        }
-        self.servable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone_from(&servable);
-        let classes: Vec<i64> = servable.into_iter().collect();
-        Ok(store.next_due(&classes, now).await?.map(|due| due.since(now)))
-    }
-
     async fn obey_cancellations(&self) -> Result<()> {
         for id in self
             .control
@@ -347,10 +303,10 @@ impl Executor {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, run: Run, pool: Option<Pool>, sandbox: Option<Sandbox>, permit: OwnedSemaphorePermit) {
+    fn spawn(&self, run: Run, place: Option<Place>, sandbox: Option<Sandbox>, permit: OwnedSemaphorePermit) {
         let executor = self.clone();
         self.tasks.spawn(async move {
-            executor.series(run, pool, sandbox).await;
+            executor.series(run, place, sandbox).await;
             drop(permit);
             executor.freed.notify_one();
         });
@@ -365,6 +321,9 @@ impl Executor {
         cancel: &CancellationToken,
         mut losses: broadcast::Receiver<Loss>,
     ) -> End {
+        if tested_kernel(run).is_some() {
+            return Attempt::carry_out(self, run, sandbox, cancel, Some(losses)).await;
+        }
         let lost = async {
             loop {
                 match losses.recv().await {
@@ -376,7 +335,7 @@ impl Executor {
             }
         };
         let loss = tokio::select! {
-            end = Attempt::carry_out(self, run, sandbox, cancel) => return self.crashed(run, sandbox, end).await,
+            end = Attempt::carry_out(self, run, sandbox, cancel, None) => return self.crashed(run, sandbox, end).await,
             loss = lost => loss,
         };
         match loss {
@@ -501,5 +460,9 @@ impl Executor {
 
 /// The guest's name of a program: the same after a restart of the server.
 fn exec_id(run: &Run, index: u32) -> String {
-    format!("{}.{}.{index}", run.submitted.id, run.attempt)
+    format!("{}{index}", exec_id_prefix(run))
+}
+
+fn exec_id_prefix(run: &Run) -> String {
+    format!("{}.{}.", run.submitted.id, run.attempt)
 }

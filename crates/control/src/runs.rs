@@ -171,15 +171,29 @@ impl Control {
             RunStatus::Queued => match (run.submitted.not_before, ahead) {
                 _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),
                 _ if run.submitted.held => held(&run),
-                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (Some(due), _) if due > self.now() => {
                     format!(
                         "it waits until {}, after an earlier failure",
                         ostler_contracts::Time(due)
                     )
                 }
-                (_, Some(ahead)) if ahead > 0 => format!("{ahead} runs with the same requirements go first"),
-                _ => "it is next, and waits for a free sandbox or a free slot of the server".into(),
+                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
+                (_, ahead) => {
+                    let wanted = &run.submitted;
+                    let why = self
+                        .why_waiting(wanted.tenant_id, &wanted.requirements, Some(wanted.priority))
+                        .await?;
+                    let why = match why {
+                        Some(why) => why.to_string(),
+                        None => "it is next, and is taken up as soon as a slot of the server is free".into(),
+                    };
+                    match ahead {
+                        Some(ahead) if ahead > 0 => {
+                            format!("{ahead} runs with the same requirements go first, of which the next: {why}")
+                        }
+                        _ => why,
+                    }
+                }
             },
             RunStatus::Running => match run.sandbox_id {
                 Some(sandbox) => format!("it is being executed in {sandbox}"),
@@ -258,10 +272,7 @@ impl Control {
     pub(crate) fn offer(&self, pool: &Pool) -> Option<Offer> {
         let driver = self.parts.drivers.of(pool)?;
         let capabilities = driver.capabilities();
-        let mut offer = pool.offer(capabilities.isolation, &capabilities.arch, &capabilities.kernels);
-        // Runs are given sandboxes as their pool has them; none is started with another kernel for one of them.
-        offer.kernels.truncate(1);
-        Some(offer)
+        Some(pool.offer(capabilities.isolation, &capabilities.arch, &capabilities.kernels))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Settings of the work on tasks.
 
+use ostler_domain::schedule::{Overcommit, SchedulerRules};
 use ostler_domain::{Backoff, Requirements};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,6 +133,47 @@ impl Default for SandboxSettings {
             allow_engine_socket: false,
             engine_socket: "/var/run/docker.sock".into(),
             allow_host_session: false,
+        }
+    }
+}
+
+/// In which order runs are taken up, and how full machines are made. The rules are those of [`ostler_domain::schedule`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerSettings {
+    /// Seconds of waiting that lift a run by one priority; 0 for never.
+    pub ageing_seconds: u64,
+    /// How much of a machine is given to sandboxes, percent of what it has. Sandboxes seldom use the CPUs that they may, so
+    /// that these are given away several times by default; memory and disk are not.
+    pub overcommit: Overcommit,
+    /// Devices of this machine that only so many sandboxes can have at a time, by the names that pools use. One that is not
+    /// named is shared by all, as `kvm` is.
+    pub devices: BTreeMap<String, u64>,
+    /// By name of a tenant: its weight among those that want something; 1 where it is not named.
+    pub weights: BTreeMap<String, u32>,
+}
+
+impl Default for SchedulerSettings {
+    fn default() -> Self {
+        let rules = SchedulerRules::default();
+        Self {
+            ageing_seconds: rules.ageing_seconds,
+            overcommit: Overcommit {
+                cpus: 400,
+                ..rules.overcommit
+            },
+            devices: BTreeMap::new(),
+            weights: BTreeMap::new(),
+        }
+    }
+}
+
+impl SchedulerSettings {
+    /// What of it the scheduler is told.
+    pub(crate) fn rules(&self) -> SchedulerRules {
+        SchedulerRules {
+            ageing_seconds: self.ageing_seconds,
+            overcommit: self.overcommit,
         }
     }
 }

@@ -93,6 +93,7 @@ pub(crate) async fn serve(settings: Settings, data: &Path) -> anyhow::Result<()>
         logs: logs.clone(),
         server_id,
     })
+    .with_scheduler(settings.scheduler.clone())
     .with_unavailable(drivers.unavailable)
     .with_artifacts(
         ArtifactStore::open(&settings.artifacts, data.join("artifacts"))?,

@@ -18,7 +18,7 @@ pub(crate) use gateway::GatewayConfig;
 use anyhow::{Context, bail};
 use ostler_agents::KindSettings;
 use ostler_artifacts::ArtifactSettings;
-use ostler_control::{ExecutorSettings, ImageSettings, SandboxSettings, WorkSettings};
+use ostler_control::{ExecutorSettings, ImageSettings, SandboxSettings, SchedulerSettings, WorkSettings};
 use ostler_server::ServerSettings;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) agents: KindSettings,
     /// Runs.
     pub(crate) executor: ExecutorSettings,
+    /// In which order runs are taken up, and how full machines are made.
+    pub(crate) scheduler: SchedulerSettings,
     /// How sandboxes are looked after.
     pub(crate) sandboxes: SandboxSettings,
     /// Drivers.
@@ -84,6 +86,7 @@ impl Default for Settings {
             work: WorkSettings::default(),
             agents: KindSettings::default(),
             executor: ExecutorSettings::default(),
+            scheduler: SchedulerSettings::default(),
             sandboxes: SandboxSettings::default(),
             drivers: DriverSettings::default(),
             egress: EgressSettings::default(),

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use ostler_domain::{DriverKind, Isolation, KernelOffer, NetworkPolicy, SandboxId, SandboxTemplate};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
@@ -74,6 +75,30 @@ pub struct Capabilities {
     /// Kernels that sandboxes can run: first the one that they do unless their template names another. Where machines have
     /// kernels of their own, each name can be a template's kernel.
     pub kernels: Vec<KernelOffer>,
+}
+
+/// What a machine has for all of its sandboxes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineSize {
+    /// Whether it is the machine of this process, which other drivers may use as well.
+    pub here: bool,
+    /// CPUs.
+    pub cpus: u64,
+    /// Memory, MiB.
+    pub memory_mb: u64,
+}
+
+impl MachineSize {
+    /// This machine: the CPUs that this process may use, and all memory that the kernel has. What cannot be told counts as
+    /// without limit.
+    pub fn here() -> Self {
+        static HERE: OnceLock<MachineSize> = OnceLock::new();
+        *HERE.get_or_init(|| Self {
+            here: true,
+            cpus: std::thread::available_parallelism().map_or(u64::MAX, |cpus| cpus.get() as u64),
+            memory_mb: nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total() >> 20),
+        })
+    }
 }
 
 /// What the back end says about one sandbox.
@@ -330,6 +355,12 @@ pub trait Driver: Send + Sync + 'static {
 
     /// What it can enforce here.
     fn capabilities(&self) -> &Capabilities;
+
+    /// How large the machine is that its sandboxes are on: this one, unless the driver says otherwise. `None` where
+    /// they take nothing that could run out, or nobody knows.
+    fn machine(&self) -> Option<MachineSize> {
+        Some(MachineSize::here())
+    }
 
     /// Looks at everything it needs; for `ostler doctor`.
     async fn probe(&self) -> Vec<Finding>;

@@ -115,6 +115,13 @@ fn open_up(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The size of the file system with this path, MiB; without limit where it cannot be told.
+pub fn disk_mb(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(u64::MAX, |disk| {
+        disk.blocks().saturating_mul(disk.fragment_size()) >> 20
+    })
+}
+
 /// The model of this machine's processor, as `/proc/cpuinfo` has it; empty where it does not say.
 pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

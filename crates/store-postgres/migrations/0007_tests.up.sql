@@ -78,11 +78,24 @@ CREATE TABLE test_results (
     duration_us BIGINT NOT NULL,
     cpu_us BIGINT NOT NULL,
     peak_memory_bytes BIGINT NOT NULL,
+    revision TEXT COLLATE "C",
     created_at BIGINT NOT NULL
 );
 CREATE INDEX test_results_key ON test_results (tenant_id, key, created_at DESC);
 CREATE INDEX test_results_plan ON test_results (plan_id);
 CREATE INDEX test_results_at ON test_results (created_at);
+
+-- Tests whose failures count for nothing.
+CREATE TABLE quarantined_tests (
+    tenant_id TEXT COLLATE "C" NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+    key TEXT COLLATE "C" NOT NULL,
+    plan TEXT COLLATE "C" NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    reason TEXT COLLATE "C" NOT NULL,
+    created_by TEXT COLLATE "C",
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, key)
+);
 
 -- Files that tests left. Their tenant stays until they are removed, with what they stand for.
 CREATE TABLE artifacts (
@@ -101,13 +114,13 @@ CREATE TABLE artifacts (
 CREATE INDEX artifacts_tenant ON artifacts (tenant_id, id);
 CREATE INDEX artifacts_plan ON artifacts (plan_id, id) WHERE plan_id IS NOT NULL;
 CREATE INDEX artifacts_object ON artifacts (object);
-CREATE INDEX artifacts_expiry ON artifacts (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX artifacts_expiry ON artifacts (created_at);
 
 DO $$
 DECLARE
     name TEXT;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['plans', 'test_results', 'artifacts'] LOOP
+    FOREACH name IN ARRAY ARRAY['plans', 'test_results', 'quarantined_tests', 'artifacts'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format(
             'CREATE POLICY tenant ON %I USING (tenant_id = current_setting(''ostler.tenant'', true))', name);

@@ -18,6 +18,7 @@ use ostler_domain::{NewRun, PlanId, Run, RunId, RunStatus, SandboxId, ServerId, 
 use ostler_store::{
     Cancelled, ClaimRuns, FinishRun, Head, RequeueRun, RunClass, RunCounters, RunFilter, RunQueue, StoreError,
 };
+use std::collections::BTreeMap;
 
 #[async_trait]
 impl RunQueue for PostgresStore {
@@ -97,6 +98,10 @@ impl RunQueue for PostgresStore {
 
     async fn counters(&self, tenant: Option<TenantId>) -> Result<RunCounters, StoreError> {
         read::counters(&self.inner, tenant).await
+    }
+
+    async fn running_by_tenant(&self) -> Result<BTreeMap<TenantId, i64>, StoreError> {
+        read::running_by_tenant(&self.inner).await
     }
 
     async fn plan_counters(&self, plan: PlanId) -> Result<RunCounters, StoreError> {

@@ -29,7 +29,8 @@ const GRANTS: &[(&str, &str)] = &[
     (
         "SELECT, INSERT, UPDATE, DELETE",
         "api_tokens, projects, tasks, subtasks, merge_requests, issues, sandboxes, agent_sessions, kept_replies, \
-         departments, users, roles, role_assignments, credentials, plans, test_results, artifacts",
+         departments, users, roles, role_assignments, credentials, plans, test_results, \
+         quarantined_tests, artifacts",
     ),
     ("SELECT, INSERT", "events, audit_log, runs, run_ends, run_counts"),
     ("SELECT, INSERT, DELETE", "run_ready, run_delayed"),

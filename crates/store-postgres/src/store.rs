@@ -90,7 +90,9 @@ impl Store for PostgresStore {
             for at in 0..5 {
                 values.push(Value::Text(row.try_get(at)?));
             }
-            values.push(Value::Int(row.try_get(5)?));
+            for at in 5..7 {
+                values.push(Value::Int(row.try_get(at)?));
+            }
             Ok(values)
         };
         rows.iter()

@@ -1,4 +1,5 @@
 DROP TABLE artifacts;
+DROP TABLE quarantined_tests;
 DROP TABLE test_results;
 DROP TABLE plans;
 

@@ -111,11 +111,24 @@ CREATE TABLE test_results (
     duration_us INTEGER NOT NULL,
     cpu_us INTEGER NOT NULL,
     peak_memory_bytes INTEGER NOT NULL,
+    revision TEXT,
     created_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX test_results_key ON test_results (tenant_id, key, created_at DESC);
 CREATE INDEX test_results_plan ON test_results (plan_id);
 CREATE INDEX test_results_at ON test_results (created_at);
+
+-- Tests whose failures count for nothing.
+CREATE TABLE quarantined_tests (
+    tenant_id TEXT NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    name TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    created_by TEXT,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, key)
+) STRICT;
 
 -- Files that tests left. Their tenant stays until they are removed, with what they stand for.
 CREATE TABLE artifacts (
@@ -134,4 +147,4 @@ CREATE TABLE artifacts (
 CREATE INDEX artifacts_tenant ON artifacts (tenant_id, id);
 CREATE INDEX artifacts_plan ON artifacts (plan_id, id) WHERE plan_id IS NOT NULL;
 CREATE INDEX artifacts_object ON artifacts (object);
-CREATE INDEX artifacts_expiry ON artifacts (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX artifacts_expiry ON artifacts (created_at);

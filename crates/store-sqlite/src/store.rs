@@ -14,7 +14,7 @@ use ostler_store::{
     SandboxStamp, Store, StoreError, Table, Told, Value, corrupt, json_from_value,
 };
 use rusqlite::{Row, params_from_iter};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tokio::sync::broadcast;
 
@@ -143,7 +143,7 @@ impl Store for SqliteStore {
 
     async fn sandbox_counts(&self) -> Result<Vec<SandboxCount>, StoreError> {
         let rows = self.query(SANDBOX_COUNTS, Vec::new(), |row| {
-            (0..6).map(|at| value(row, at)).collect::<Result<Vec<_>, _>>()
+            (0..7).map(|at| value(row, at)).collect::<Result<Vec<_>, _>>()
         });
         rows.await?.into_iter().map(SandboxCount::from_values).collect()
     }
@@ -376,6 +376,15 @@ impl RunQueue for SqliteStore {
         let parameters = tenant.iter().map(Column::to_value).collect();
         let counts = self.query(sql, parameters, count).await?;
         Ok(counts.into_iter().collect())
+    }
+
+    async fn running_by_tenant(&self) -> Result<BTreeMap<TenantId, i64>, StoreError> {
+        let sql = "SELECT tenant_id, n FROM run_counters WHERE status = 'running' AND n > 0";
+        let counts = self.query(sql, Vec::new(), |row| {
+            let count = i64::from_value(value(row, 1)?).map_err(|m| corrupt("run_counters", "n", m))?;
+            Ok((rows::first(row)?, count))
+        });
+        Ok(counts.await?.into_iter().collect())
     }
 
     async fn plan_counters(&self, plan: PlanId) -> Result<RunCounters, StoreError> {

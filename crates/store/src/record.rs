@@ -317,7 +317,11 @@ record!(d::TestPlan, "plans", versioned, key(id), {
 record!(d::TestRecord, "test_results", fixed, key(run_id), {
     plain run_id, plain tenant_id, plain key, plain plan_id, plain plan, plain name, plain ordinal, plain status,
     plain tolerated, plain superseded, plain flaky, plain duration_us, plain cpu_us, plain peak_memory_bytes,
-    plain created_at,
+    plain revision, plain created_at,
+});
+
+record!(d::QuarantinedTest, "quarantined_tests", fixed, key(tenant_id, key), {
+    plain tenant_id, plain key, plain plan, plain name, plain reason, plain created_by, plain created_at,
 });
 
 record!(d::Artifact, "artifacts", fixed, key(id), {
@@ -329,8 +333,8 @@ record!(d::Artifact, "artifacts", fixed, key(id), {
 ///
 /// References, checked at each change of a commit, and what goes with the row that is referred to:
 ///
-/// - `departments`, `users`, `roles`, `credentials`, `api_tokens`, `agent_sessions`, `kept_replies`, `plans` and
-///   `test_results` go with their tenant,
+/// - `departments`, `users`, `roles`, `credentials`, `api_tokens`, `agent_sessions`, `kept_replies`, `plans`,
+///   `test_results` and `quarantined_tests` go with their tenant,
 ///   `role_assignments` and `api_tokens` with their user. A role that somebody has and a department that somebody is in
 ///   cannot be removed. A tenant with `projects`, `sandboxes` or `artifacts` cannot be removed
 ///   ([`StoreError::Reference`]), since what they stand for outside the database must be taken down first.
@@ -369,5 +373,6 @@ pub const TABLES: &[&Table] = &[
     KeptReply::TABLE,
     d::TestPlan::TABLE,
     d::TestRecord::TABLE,
+    d::QuarantinedTest::TABLE,
     d::Artifact::TABLE,
 ];

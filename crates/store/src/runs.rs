@@ -244,6 +244,9 @@ pub trait RunQueue: Send + Sync {
     /// How many there are in each state: of one tenant, or of all.
     async fn counters(&self, tenant: Option<TenantId>) -> Result<RunCounters, StoreError>;
 
+    /// How many runs of each tenant are being executed; tenants without any may be left out.
+    async fn running_by_tenant(&self) -> Result<BTreeMap<TenantId, i64>, StoreError>;
+
     /// How many runs of a plan there are in each state, without those whose place another has taken; exact at any instant.
     async fn plan_counters(&self, plan: PlanId) -> Result<RunCounters, StoreError>;
 

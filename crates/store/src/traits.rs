@@ -83,13 +83,15 @@ pub struct SandboxCount {
     pub host: String,
     /// Their state.
     pub status: SandboxStatus,
+    /// Whether they end with the run that holds them.
+    pub for_run: bool,
     /// How many.
     pub count: u32,
 }
 
 /// The statement of [`Store::sandbox_counts`], the same for every backend.
-pub const SANDBOX_COUNTS: &str = "SELECT pool, driver, server_id, host, status, count(*) FROM sandboxes \
-    WHERE status <> 'destroyed' GROUP BY pool, driver, server_id, host, status ORDER BY 1, 2, 3, 4, 5";
+pub const SANDBOX_COUNTS: &str = "SELECT pool, driver, server_id, host, status, for_run, count(*) FROM sandboxes \
+    WHERE status <> 'destroyed' GROUP BY pool, driver, server_id, host, status, for_run ORDER BY 1, 2, 3, 4, 5, 6";
 
 impl SandboxCount {
     /// From the values of a row of [`SANDBOX_COUNTS`].
@@ -103,6 +105,7 @@ impl SandboxCount {
             server_id: Column::from_value(next()).map_err(wrong)?,
             host: Column::from_value(next()).map_err(wrong)?,
             status: Column::from_value(next()).map_err(wrong)?,
+            for_run: Column::from_value(next()).map_err(wrong)?,
             count: Column::from_value(next()).map_err(wrong)?,
         })
     }

@@ -4,28 +4,34 @@
 //! requirements and the same files is executed there, too, which saves a sandbox for each, and ends when something else has
 //! a better claim to the slot.
 
+use super::attempt::Finished;
+use super::dispatch::Place;
 use super::{End, Executor, exec_id};
-use crate::sandboxes::Holder;
+use crate::sandboxes::{Boot, Holder};
 use crate::{ControlError, Result};
-use ostler_domain::{Pool, Run, Sandbox, TestIsolation};
-use ostler_store::{ClaimRuns, Head, Pick};
+use ostler_domain::{FailureClass, Pool, Run, RunOutcome, RunStatus, Sandbox, TestIsolation, TestResult};
+use ostler_store::{ClaimRuns, Head};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How long others of the same priority that need another sandbox may wait for one that serves a series.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long others of no higher priority may wait for one that serves a series; then the scheduler decides anew.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long others of a higher priority may.
+const LOOK: Duration = Duration::from_millis(100);
 /// Programs whose output a guest may be told to forget at the end of a run.
 const STEPS: u32 = 2;
 
 impl Executor {
-    /// Executes a run, and those that follow it in its sandbox.
-    pub(super) async fn series(&self, first: Run, pool: Option<Pool>, adopted: Option<Sandbox>) {
-        let begun = Instant::now();
+    /// Executes a run, and those that follow it in its sandbox. An adopted one has no place: none follows it.
+    pub(super) async fn series(&self, first: Run, place: Option<Place>, adopted: Option<Sandbox>) {
+        let mut since = Since::now(place.as_ref());
         let (mut next, mut sandbox) = (Some(first), adopted);
         while let Some(run) = next.take() {
             let id = run.submitted.id;
             let cancel = self.enter(&run);
-            let done = self.execute(&run, pool.as_ref(), sandbox.take(), &cancel).await;
+            let done = self
+                .execute(&run, place.as_ref(), sandbox.take(), &cancel)
+                .await;
             self.leave(&run);
             let kept = match done {
                 Ok(Some(kept)) => kept,
@@ -35,13 +41,10 @@ impl Executor {
                     return;
                 }
             };
-            next = match &pool {
-                Some(_) => self.following(&run, begun).await.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the next test cannot be looked for; it is looked for elsewhere");
-                    None
-                }),
-                None => None,
-            };
+            next = self.following(&mut since).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the next test cannot be looked for; it is looked for elsewhere");
+                None
+            });
             if next.as_ref().is_some_and(|next| follows(&run, next)) {
                 sandbox = Some(kept);
             } else {
@@ -69,21 +72,47 @@ impl Executor {
     async fn execute(
         &self,
         run: &Run,
-        pool: Option<&Pool>,
+        place: Option<&Place>,
         given: Option<Sandbox>,
         cancel: &CancellationToken,
     ) -> Result<Option<Sandbox>> {
         let id = run.submitted.id;
-        let sandbox = match (given, pool) {
+        let sandbox = match (given, place) {
             (Some(sandbox), _) => sandbox,
-            (None, Some(pool)) => {
+            (None, Some(place)) => {
+                let pool = &place.pool;
+                let mut boot = self.boot(run, pool);
+                let own_kernel = boot.is_some();
+                // It is needed only until the machine has been started.
+                let image = match self.kernel_of_project(run).await {
+                    Ok(image) => image,
+                    Err(why) => {
+                        self.arrived(id);
+                        return self.finish(run, unbootable(why)).await.map(|()| None);
+                    }
+                };
+                if let (Some(boot), Some(image)) = (&mut boot, &image) {
+                    boot.kernel = image.display().to_string();
+                }
                 let holder = Holder {
                     for_run: true,
+                    on: Some(place.host.clone()),
+                    boot,
                     ..Holder::default()
                 };
-                match self.control.acquire(pool, run.submitted.tenant_id, holder).await {
+                let acquired = self.control.acquire(pool, run.submitted.tenant_id, holder).await;
+                self.arrived(id);
+                match acquired {
                     Ok(claimed) => claimed.sandbox,
-                    Err(error) => return self.put_back(run, error.to_string(), false).await.map(|()| None),
+                    // No host can do it, and none will.
+                    Err(ControlError::Unprocessable(why)) if own_kernel => {
+                        return self.finish(run, unbootable(why)).await.map(|()| None);
+                    }
+                    // One that never gets its kernel started must not be tried for ever.
+                    Err(error) => {
+                        let reason = error.to_string();
+                        return self.put_back(run, reason, own_kernel).await.map(|()| None);
+                    }
                 }
             }
             (None, None) => return Ok(None),
@@ -120,6 +149,27 @@ impl Executor {
         written.map(|()| None)
     }
 
+    /// The kernel that is started for a run, unless it is content with what the pool has.
+    pub(super) fn boot(&self, run: &Run, pool: &Pool) -> Option<Boot> {
+        let submitted = &run.submitted;
+        let offer = self.control.offer(pool)?;
+        let tested = submitted.spec.test.as_ref().and_then(|test| test.kernel.as_ref());
+        let Some(tested) = tested else {
+            let kernel = submitted.requirements.other_kernel(&offer)?.to_owned();
+            return Some(Boot {
+                kernel,
+                args: Vec::new(),
+                tested: false,
+            });
+        };
+        let known = offer.kernel(&tested.name).map(|kernel| kernel.name.clone());
+        Some(Boot {
+            kernel: known.unwrap_or_else(|| tested.name.clone()),
+            args: tested.args.clone(),
+            tested: true,
+        })
+    }
+
     /// Ends a sandbox that no run is executed in any more.
     async fn give_up(&self, sandbox: &Sandbox) {
         if let Err(error) = self.control.destroy(sandbox.id, "its run has ended").await {
@@ -141,48 +191,73 @@ impl Executor {
         true
     }
 
-    /// Claims the next run of the class of one that has ended, unless another class has a better claim to its slot: a
-    /// higher priority, or as high a one and no more patience.
-    async fn following(&self, run: &Run, begun: Instant) -> Result<Option<Run>, ControlError> {
+    /// Claims the next run of the class of a series, unless others have a better claim to its slot: a higher priority, or
+    /// no more patience.
+    async fn following(&self, since: &mut Since) -> Result<Option<Run>, ControlError> {
+        let Some(own) = since.class else {
+            return Ok(None);
+        };
         if self.abandon.is_cancelled() || self.stopping.is_cancelled() {
             return Ok(None);
         }
         let store = self.control.store();
-        let submitted = &run.submitted;
-        let classes = store.classes().await?;
-        let own = classes.iter().find(|class| {
-            class.tenant_id == submitted.tenant_id && class.requirements == submitted.requirements
-        });
-        let Some(own) = own.map(|class| class.id) else {
-            return Ok(None);
-        };
         let now = self.control.now();
-        let servable: Vec<i64> = self.servable().into_iter().chain([own]).collect();
-        let heads = store.heads(&servable, now).await?;
-        let (mine, others): (Vec<&Head>, Vec<&Head>) = heads.iter().partition(|head| head.class == own);
-        let Some(mine) = mine.into_iter().max_by_key(|head| head.priority) else {
-            return Ok(None);
-        };
-        let better = |other: &&Head| {
-            other.priority > mine.priority
-                || (other.priority == mine.priority && other.seq < mine.seq && begun.elapsed() > PATIENCE)
-        };
-        if others.iter().any(better) {
-            return Ok(None);
+        if since.looked.elapsed() > LOOK {
+            since.looked = Instant::now();
+            let servable: Vec<i64> = self.servable().into_iter().chain([own]).collect();
+            let heads = store.heads(&servable, now).await?;
+            let (mine, others): (Vec<&Head>, Vec<&Head>) = heads.iter().partition(|head| head.class == own);
+            let mine = mine.into_iter().map(|head| head.priority).max();
+            let patient = since.begun.elapsed() < PATIENCE;
+            if others.iter().any(|other| !patient || Some(other.priority) > mine) {
+                return Ok(None);
+            }
         }
         let claim = ClaimRuns {
             server_id: self.control.parts.server_id,
-            classes: Vec::new(),
+            classes: vec![own],
             limit: 1,
             now,
-            picks: vec![Pick {
-                class: own,
-                priority: mine.priority,
-                limit: 1,
-            }],
+            picks: Vec::new(),
             sandbox: None,
         };
         Ok(store.claim(claim).await?.pop())
+    }
+}
+
+/// How a series is going.
+struct Since {
+    class: Option<i64>,
+    begun: Instant,
+    /// When others were last looked at.
+    looked: Instant,
+}
+
+impl Since {
+    fn now(place: Option<&Place>) -> Self {
+        Self {
+            class: place.map(|place| place.class),
+            begun: Instant::now(),
+            looked: Instant::now(),
+        }
+    }
+}
+
+/// The end of a run whose kernel no host can start.
+fn unbootable(why: String) -> Finished {
+    let result = TestResult {
+        failure: Some(FailureClass::Job),
+        ..TestResult::default()
+    };
+    Finished {
+        status: RunStatus::Failed,
+        outcome: RunOutcome {
+            error: Some(why),
+            test: Some(Box::new(result)),
+            ..RunOutcome::default()
+        },
+        then: Vec::new(),
+        unspoilt: false,
     }
 }
 

@@ -75,7 +75,10 @@ impl Control {
             {
                 hindered(&pools)
             } else {
-                "they are next, and wait for a free sandbox or a free slot of the server".to_owned()
+                match self.why_waiting(plan.tenant_id, &requirements, None).await? {
+                    Some(why) => why.to_string(),
+                    None => "they are next, and are taken up as slots of the server become free".to_owned(),
+                }
             };
             waiting.push(PlanWait {
                 tests,

@@ -1,8 +1,9 @@
 //! Claims: a warm sandbox in one statement, or a cold start.
 
+use super::start::Until;
 use crate::probe;
 use crate::{Control, ControlError, Result};
-use ostler_domain::{DepartmentId, Pool, Sandbox, SandboxStatus, TenantId};
+use ostler_domain::{DepartmentId, Pool, Sandbox, SandboxStatus, SandboxTemplate, TenantId};
 use ostler_store::{ClaimSandbox, Filter, Op, StoreExt, Told};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,33 @@ pub struct Holder {
     pub tool_allowlist: Option<Vec<String>>,
     /// Whether it ends with its run.
     pub for_run: bool,
+    /// The machine that a new one is started on before others.
+    pub on: Option<String>,
+    /// The kernel that it is started with, where that is not left to the pool.
+    pub boot: Option<Boot>,
+}
+
+/// A kernel that a sandbox is started with for its holder. None that is warm will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// Its name, as the driver knows it.
+    pub kernel: String,
+    /// Words for its command line, behind those of the pool.
+    pub args: Vec<String>,
+    /// Whether the kernel itself is what is tested: then the holder gets a sandbox whose guest does not answer yet, and
+    /// may never do so.
+    pub tested: bool,
+}
+
+impl Boot {
+    fn change(&self, template: &mut SandboxTemplate) {
+        template.kernel = Some(self.kernel.clone());
+        let words = template.kernel_args.iter().chain(&self.args);
+        let words: Vec<&str> = words.map(String::as_str).collect();
+        template.kernel_args = Some(words.join(" ")).filter(|words| !words.is_empty());
+        // That goes on with another kernel.
+        template.snapshot = None;
+    }
 }
 
 /// A part of what was done to get a sandbox.
@@ -68,6 +96,13 @@ impl Control {
     /// Claims a warm sandbox of a pool, or starts one.
     pub(crate) async fn acquire(&self, pool: &Pool, tenant: TenantId, holder: Holder) -> Result<Claimed> {
         let mut watch = Stopwatch::start();
+        if holder.boot.is_some() {
+            let (done, ()) = tokio::join!(
+                self.start_cold(pool, tenant, holder, watch),
+                self.make_room(pool)
+            );
+            return done;
+        }
         if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, None, &mut watch).await? {
             return Ok(Claimed {
                 sandbox,
@@ -134,8 +169,18 @@ impl Control {
         holder: Holder,
         mut watch: Stopwatch,
     ) -> Result<Claimed> {
-        let cold_reason = self.why_cold(pool).await?;
         let mut sandbox = self.new_sandbox(pool);
+        let mut until = Until::Ready;
+        let cold_reason = match &holder.boot {
+            None => self.why_cold(pool).await?,
+            Some(boot) => {
+                boot.change(&mut sandbox.template);
+                if boot.tested {
+                    until = Until::Started;
+                }
+                format!("it is started with the kernel {}", boot.kernel)
+            }
+        };
         sandbox.tenant_id = Some(tenant);
         sandbox.department_id = holder.department_id;
         sandbox.config = holder.config;
@@ -144,13 +189,33 @@ impl Control {
         sandbox.claimed_at = Some(self.now());
         sandbox.used_at = sandbox.claimed_at;
         let sandbox = self
-            .start_placed(sandbox, SandboxStatus::Running, &mut watch)
+            .start_placed(
+                sandbox,
+                SandboxStatus::Running,
+                until,
+                holder.on.as_deref(),
+                &mut watch,
+            )
             .await?;
         Ok(Claimed {
             sandbox,
             cold_reason: Some(cold_reason),
             phases: watch.phases,
         })
+    }
+
+    /// Ends a warm sandbox of a full pool, where one more is started that takes the place of none.
+    async fn make_room(&self, pool: &Pool) {
+        let counts = self.counts_of(&pool.name).await.unwrap_or_default();
+        if counts.warm == 0 || counts.live() < pool.max {
+            return;
+        }
+        let warm = self.own_sandboxes().and("pool", Op::Eq, pool.name.clone());
+        let warm = warm.and("status", Op::Eq, SandboxStatus::Warm).limit(1);
+        for sandbox in self.parts.store.list(warm).await.unwrap_or_default() {
+            self.destroyed(&sandbox, "the pool was full, and one with another kernel is needed")
+                .await;
+        }
     }
 
     /// Why no sandbox of a pool was warm.
@@ -197,14 +262,14 @@ impl Control {
                 });
             }
         }
-        let counts = self.counts().await?;
-        let live = |pool: &Pool| counts.get(&pool.name).map_or(0, |counts| counts.live());
-        let Some(pool) = pools.iter().find(|pool| live(pool) < pool.max) else {
-            let full: Vec<String> = pools.iter().map(full).collect();
-            return Err(ControlError::Unavailable(full.join("; ")));
+        let room = self.room_for(pools, tenant).await?;
+        self.give_way(&room.give_way).await?;
+        let holder = Holder {
+            on: Some(room.host),
+            ..holder
         };
-        let claimed = self.start_cold(pool, tenant, holder, watch).await?;
-        self.within_limit(pool, claimed).await
+        let claimed = self.start_cold(&room.pool, tenant, holder, watch).await?;
+        self.within_limit(&room.pool, claimed).await
     }
 
     /// Gives a new sandbox up again if others were made at the same moment and the pool has become larger than allowed:
@@ -230,7 +295,8 @@ impl Control {
     }
 }
 
-fn full(pool: &Pool) -> String {
+/// What is said of a pool that is full.
+pub(crate) fn full(pool: &Pool) -> String {
     format!(
         "all {} sandboxes of the pool {} are in use; end one, or make the pool larger with `ostler pool set`",
         pool.max, pool.name

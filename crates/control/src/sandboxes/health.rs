@@ -180,6 +180,8 @@ impl Control {
             .hosts(sandbox.driver)
             .iter()
             .find(|h| h.name == sandbox.host)
+            // What a kernel does that was asked for says nothing about the host.
+            .filter(|_| sandbox.template.kernel.is_none())
         {
             self.note_host(host, Some(why)).await?;
         }
@@ -193,7 +195,7 @@ impl Control {
                 department_id: sandbox.department_id,
                 config: sandbox.config.clone(),
                 tool_allowlist: sandbox.tool_allowlist.clone(),
-                for_run: false,
+                ..Holder::default()
             };
             let replaced = match self.pool(&sandbox.pool).await {
                 Ok(pool) => self.acquire(&pool, tenant, holder).await,

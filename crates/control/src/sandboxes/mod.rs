@@ -4,6 +4,7 @@
 //! `destroying` before its driver removes it, so that whatever instant a server is killed at, its next start finds a
 //! record for everything that its drivers have, or removes what has none.
 
+mod capacity;
 mod claim;
 mod end;
 mod health;
@@ -17,7 +18,9 @@ mod usage;
 mod view;
 mod worker;
 
-pub use claim::{Claimed, Holder, Phase};
+pub(crate) use capacity::amounts;
+pub(crate) use claim::full;
+pub use claim::{Boot, Claimed, Holder, Phase};
 pub(crate) use health::Loss;
 pub(crate) use health::crash;
 pub(crate) use idle::driver_error;

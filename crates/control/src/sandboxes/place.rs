@@ -1,11 +1,12 @@
 //! Placement: on which host of its driver a sandbox is started.
 
+use super::capacity::room_of;
 use crate::hosts::DriverHost;
 use crate::{Control, ControlError, Result};
 use ostler_contracts::HostVerdict;
-use ostler_domain::{DriverKind, Host, SandboxStatus, SandboxTemplate};
+use ostler_domain::{DriverKind, Host, Pool, SandboxStatus, SandboxTemplate, Timestamp};
 use ostler_sandbox::DriverError;
-use ostler_store::{Filter, StoreExt, as_owner};
+use ostler_store::{Filter, SandboxCount, StoreExt, as_owner};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -68,72 +69,48 @@ impl Control {
 
     /// The sandboxes of this server that are not gone.
     pub(super) async fn counts_by_host(&self) -> Result<HostCounts> {
+        Ok(self.by_host(&self.parts.store.sandbox_counts().await?))
+    }
+
+    fn by_host(&self, counts: &[SandboxCount]) -> HostCounts {
         let mut hosts = HostCounts::new();
-        for part in self.parts.store.sandbox_counts().await? {
-            if part.server_id == self.parts.server_id {
-                *hosts.entry((part.driver, part.host)).or_default() += part.count;
-            }
+        for part in counts.iter().filter(|part| part.server_id == self.parts.server_id) {
+            *hosts.entry((part.driver, part.host.clone())).or_default() += part.count;
         }
-        Ok(hosts)
+        hosts
     }
 
     /// Every host of the template's driver, with what stands in the way of starting there; those with the fewest sandboxes
     /// first.
     pub(crate) async fn host_verdicts(&self, template: &SandboxTemplate) -> Result<Vec<Verdict>> {
-        self.verdicts_of(template, true).await
-    }
-
-    /// The same, without a look at how many sandboxes they have unless `counted`.
-    async fn verdicts_of(&self, template: &SandboxTemplate, counted: bool) -> Result<Vec<Verdict>> {
         let kind = template.driver;
-        let mine =
-            Filter::<Host>::by("server_id", self.parts.server_id).and("driver", ostler_store::Op::Eq, kind);
+        let hosts = self.parts.drivers.hosts(kind);
+        let mine = Filter::<Host>::by("server_id", self.parts.server_id);
         let records = self.parts.store.list(mine).await?;
-        let counts = if counted {
-            self.counts_by_host().await?
+        // Where there is no choice and no end, nothing is counted.
+        let endless = hosts.iter().all(|host| host.driver.machine().is_none());
+        let (counts, pools) = if endless && hosts.len() < 2 {
+            (Vec::new(), Vec::new())
         } else {
-            HostCounts::new()
+            let pools = self.parts.store.list::<Pool>(Filter::all());
+            as_owner(async { tokio::try_join!(self.parts.store.sandbox_counts(), pools) }).await?
         };
+        let rooms = self.rooms(&pools, &counts).await?;
+        let there = self.by_host(&counts);
         let now = self.now();
-        let mut verdicts: Vec<Verdict> = self
-            .parts
-            .drivers
-            .hosts(kind)
+        let mut verdicts: Vec<Verdict> = hosts
             .into_iter()
             .map(|host| {
-                let mut obstacles = Vec::new();
-                if let Err(error) = host.driver.check(template) {
-                    match error {
-                        DriverError::Unsupported { reasons, .. } => {
-                            obstacles.extend(
-                                reasons
-                                    .into_iter()
-                                    .map(|reason| format!("it cannot do this: {reason}")),
-                            );
-                        }
-                        other => obstacles.push(other.to_string()),
-                    }
-                }
-                let record = records.iter().find(|record| record.name == host.name);
-                if let Some(record) = record {
-                    if record.draining {
-                        obstacles.push("it is being drained; `ostler sandbox drain --undo` ends that".into());
-                    }
-                    if let Some(until) = record.quarantined_until.filter(|until| now < *until) {
-                        obstacles.push(format!(
-                            "it is in quarantine until {} after {} failures in a row, the last: {}",
-                            ostler_contracts::Time(until),
-                            record.failures,
-                            record.last_error.as_deref().unwrap_or("unknown"),
-                        ));
-                    }
-                }
-                let there = counts.get(&(kind, host.name.clone()));
+                let mut obstacles = obstacles_of(&host, template, &records, now);
+                let name = room_of(&host);
+                let room = rooms.iter().find(|room| room.name == name);
+                obstacles.extend(room.and_then(|room| self.lacking(room, &pools, template)));
+                let record = record_of(&host, &records);
                 Verdict {
-                    live: there.copied().unwrap_or_default(),
+                    live: there.get(&(kind, host.name.clone())).copied().unwrap_or_default(),
+                    failed: record.is_some_and(|record| record.failures > 0),
                     host,
                     obstacles,
-                    failed: record.is_some_and(|record| record.failures > 0),
                 }
             })
             .collect();
@@ -153,22 +130,25 @@ impl Control {
             .collect()
     }
 
-    /// The hosts on which a sandbox can be started, the best first, and of each whether it failed last. At least one.
-    pub(super) async fn place(&self, template: &SandboxTemplate) -> Result<Vec<(DriverHost, bool)>> {
-        // Where there is no choice, nothing is counted.
-        let choice = self.parts.drivers.hosts(template.driver).len() > 1;
-        let verdicts = self.verdicts_of(template, choice).await?;
+    /// The best host that a sandbox can be started on, those that were `tried` left out, and whether it failed last: one in
+    /// the room `on` before others. `None` when all were tried.
+    pub(super) async fn place(
+        &self,
+        template: &SandboxTemplate,
+        on: Option<&str>,
+        tried: &[String],
+    ) -> Result<Option<(DriverHost, bool)>> {
+        let mut verdicts = self.host_verdicts(template).await?;
         if verdicts.is_empty() {
             return Err(ControlError::Unavailable(
                 self.unavailable(template.driver).unwrap_or_default(),
             ));
         }
+        verdicts.sort_by_key(|verdict| on.is_some_and(|on| room_of(&verdict.host) != on));
         let (free, hindered): (Vec<_>, Vec<_>) = verdicts.into_iter().partition(|v| v.obstacles.is_empty());
-        if !free.is_empty() {
-            return Ok(free
-                .into_iter()
-                .map(|verdict| (verdict.host, verdict.failed))
-                .collect());
+        let untried = free.into_iter().find(|verdict| !tried.contains(&verdict.host.name));
+        if untried.is_some() || !tried.is_empty() {
+            return Ok(untried.map(|verdict| (verdict.host, verdict.failed)));
         }
         let unable = hindered.iter().all(|v| v.host.driver.check(template).is_err());
         let away = self.away_verdicts(template.driver);
@@ -189,6 +169,45 @@ impl Control {
             ControlError::Unavailable(reasons)
         })
     }
+}
+
+fn record_of<'a>(host: &DriverHost, records: &'a [Host]) -> Option<&'a Host> {
+    records
+        .iter()
+        .find(|record| record.driver == host.kind && record.name == host.name)
+}
+
+/// What stands in the way of starting a sandbox on a host, but for a lack of room; `records` tell how hosts are doing.
+pub(super) fn obstacles_of(
+    host: &DriverHost,
+    template: &SandboxTemplate,
+    records: &[Host],
+    now: Timestamp,
+) -> Vec<String> {
+    let mut obstacles = Vec::new();
+    match host.driver.check(template) {
+        Ok(()) => {}
+        Err(DriverError::Unsupported { reasons, .. }) => {
+            let refused = reasons.into_iter().map(|reason| format!("it cannot do this: {reason}"));
+            obstacles.extend(refused);
+        }
+        Err(other) => obstacles.push(other.to_string()),
+    }
+    let Some(record) = record_of(host, records) else {
+        return obstacles;
+    };
+    if record.draining {
+        obstacles.push("it is being drained; `ostler sandbox drain --undo` ends that".into());
+    }
+    if let Some(until) = record.quarantined_until.filter(|until| now < *until) {
+        obstacles.push(format!(
+            "it is in quarantine until {} after {} failures in a row, the last: {}",
+            ostler_contracts::Time(until),
+            record.failures,
+            record.last_error.as_deref().unwrap_or("unknown"),
+        ));
+    }
+    obstacles
 }
 
 /// What stands in the way on each host.

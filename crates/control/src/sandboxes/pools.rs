@@ -2,6 +2,7 @@
 
 use super::claim::Stopwatch;
 use super::place::Counts;
+use super::start::Until;
 use crate::conflict::retry_on_conflict;
 use crate::{Caller, Control, ControlError, Result};
 use ostler_contracts::{HostVerdict, PoolExplanation};
@@ -239,10 +240,11 @@ impl Control {
         // A pool whose sandboxes are slow to start does not hold up the others.
         let mut rounds = JoinSet::new();
         let counts = Arc::new(self.parts.store.sandbox_counts().await?);
-        for pool in self.parts.store.list::<Pool>(Filter::all()).await? {
+        let pools = Arc::new(self.parts.store.list::<Pool>(Filter::all()).await?);
+        for (n, pool) in pools.iter().enumerate() {
             if self.parts.drivers.has(pool.template.driver) {
-                let (control, counts) = (self.clone(), Arc::clone(&counts));
-                rounds.spawn(async move { control.fill(&pool, &counts).await });
+                let (control, pools, counts) = (self.clone(), Arc::clone(&pools), Arc::clone(&counts));
+                rounds.spawn(async move { control.fill(&pools[n], &pools, &counts).await });
             }
         }
         let mut failed = None;
@@ -255,7 +257,7 @@ impl Control {
         failed.map_or(Ok(changed), Err)
     }
 
-    async fn fill(&self, pool: &Pool, counts: &[SandboxCount]) -> Result<usize> {
+    async fn fill(&self, pool: &Pool, pools: &[Pool], counts: &[SandboxCount]) -> Result<usize> {
         let mut changed = 0;
         let of_pool = || {
             self.own_sandboxes().and("pool", Op::Eq, pool.name.clone()).and(
@@ -293,6 +295,13 @@ impl Control {
             .map(|part| part.count)
             .sum();
         let room = pool.max.saturating_sub(live);
+        if room == 0 {
+            return Ok(changed);
+        }
+        let rooms = self.rooms(pools, counts).await?;
+        // Where nothing can be started for another reason, a start is tried, which says so.
+        let hosts = rooms.iter().any(|room| room.warm.contains_key(&pool.name));
+        let room = if hosts { room.min(self.fitting(&rooms, pools, pool)) } else { room };
         // After a failure one start tries whether it goes again; a pool that cannot start anything must not churn.
         let most = if pool.failures > 0 { 1 } else { u32::MAX };
         let wanted = self.buckets.take(pool, missing.min(room).min(most));
@@ -312,7 +321,7 @@ impl Control {
                 starts.spawn(async move {
                     let new = control.new_sandbox(&pool);
                     let start = control
-                        .start_placed(new, SandboxStatus::Warm, &mut Stopwatch::start())
+                        .start_placed(new, SandboxStatus::Warm, Until::Ready, None, &mut Stopwatch::start())
                         .await;
                     let error = start.as_ref().err().map(ToString::to_string);
                     // That it went well is news only after a failure.

@@ -22,6 +22,15 @@ const FIRST_CID: u32 = 3;
 /// What to do about one that takes too long.
 const SLOW: &str = "; see `ostler doctor`, or give it more time by `sandboxes.start_seconds`";
 
+/// How far a start goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Until the back end has started it.
+    Started,
+    /// Until its guest answers.
+    Ready,
+}
+
 /// Why a start came to nothing.
 struct Failed {
     message: String,
@@ -67,25 +76,32 @@ impl Control {
         }
     }
 
-    /// Starts a sandbox on the best host, or on the next best if that one fails, and writes it down as `status`. A failure
-    /// leaves nothing behind.
+    /// Starts a sandbox on the best host, one in the room `on` before others, or on the next best if that one fails, and
+    /// writes it down as `status`. A failure leaves nothing behind.
     pub(super) async fn start_placed(
         &self,
         mut sandbox: Sandbox,
         status: SandboxStatus,
+        until: Until,
+        on: Option<&str>,
         watch: &mut Stopwatch,
     ) -> Result<Sandbox> {
-        let hosts = self.place(&sandbox.template).await?;
-        watch.lap("place");
-        let mut failures = Vec::new();
-        for (host, failed_before) in hosts {
+        let (mut tried, mut failures) = (Vec::new(), Vec::new());
+        loop {
+            // Until its record is written, nobody else knows what it takes of the machine.
+            let turn = self.placing.lock().await;
+            let Some((host, failed_before)) = self.place(&sandbox.template, on, &tried).await? else {
+                break;
+            };
+            watch.lap("place");
             if !failures.is_empty() {
                 // The record of a failed start stays; a further one needs a name of its own.
                 sandbox.id = SandboxId::new();
             }
             sandbox.host.clone_from(&host.name);
             self.write_down(&mut sandbox, &host).await?;
-            let failed = match self.start_on(&host, &mut sandbox, watch).await {
+            drop(turn);
+            let failed = match self.start_on(&host, &mut sandbox, until, watch).await {
                 Ok(()) => {
                     sandbox.transition(status)?;
                     self.commit(vec![Change::update(&sandbox)]).await?;
@@ -107,6 +123,7 @@ impl Control {
             } else {
                 format!("on {}: {}", host.name, failed.message)
             });
+            tried.push(host.name);
         }
         Err(ControlError::Unavailable(format!(
             "a sandbox of the pool {} did not start: {}",
@@ -158,6 +175,7 @@ impl Control {
         &self,
         host: &DriverHost,
         sandbox: &mut Sandbox,
+        until: Until,
         watch: &mut Stopwatch,
     ) -> std::result::Result<(), Failed> {
         let limit = Duration::from_secs(self.parts.sandboxes.start_seconds.max(1));
@@ -188,6 +206,10 @@ impl Control {
                     message: error.to_string(),
                 },
             })?;
+        sandbox.driver_ref = Some(reference);
+        if until == Until::Started {
+            return Ok(());
+        }
         // A kernel that was asked for and does not get that far says nothing about the host.
         let silent = |message: String| Failed {
             message,
@@ -205,7 +227,6 @@ impl Control {
                 .map_err(|error| silent(error.to_string()))?;
             watch.lap("renew");
         }
-        sandbox.driver_ref = Some(reference);
         sandbox.checked_at = Some(self.now());
         Ok(())
     }

@@ -29,7 +29,7 @@ impl Control {
     }
 
     /// The sandboxes of this server that are not gone.
-    pub(super) fn own_sandboxes(&self) -> Filter<Sandbox> {
+    pub(crate) fn own_sandboxes(&self) -> Filter<Sandbox> {
         Filter::by("server_id", self.parts.server_id).unlike("status", "destroyed")
     }
 

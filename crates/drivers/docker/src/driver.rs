@@ -10,8 +10,8 @@ use futures::StreamExt;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId, SandboxTemplate};
 use ostler_sandbox::local::state_dir;
 use ostler_sandbox::{
-    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec, Usage,
-    kernels_of, mount_refusals, refusals,
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, MachineSize,
+    SandboxSpec, Usage, kernels_of, mount_refusals, refusals,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -37,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) capabilities: Capabilities,
     /// Why disk use cannot be limited.
     pub(crate) no_disk_limit: Option<String>,
+    machine: MachineSize,
     pub(crate) events: broadcast::Sender<DriverEvent>,
     /// Starts that may go on at once.
     pub(crate) starts: Semaphore,
@@ -104,6 +105,7 @@ impl DockerDriver {
         let inner = Arc::new(Inner {
             capabilities: capabilities(&options, &engine, &info, bridge, no_disk_limit.is_none()),
             no_disk_limit,
+            machine: machine(&engine, &info),
             starts: Semaphore::new(options.starts.max(1)),
             options,
             engine,
@@ -139,6 +141,16 @@ impl DockerDriver {
 impl Drop for DockerDriver {
     fn drop(&mut self) {
         self.follower.abort();
+    }
+}
+
+/// The machine of the engine, as the engine sees it.
+fn machine(engine: &Engine, info: &SystemInfo) -> MachineSize {
+    let size = |of: Option<i64>| of.and_then(|of| u64::try_from(of).ok()).unwrap_or(u64::MAX);
+    MachineSize {
+        here: !engine.remote,
+        cpus: size(info.ncpu),
+        memory_mb: size(info.mem_total.map(|bytes| bytes >> 20)),
     }
 }
 
@@ -261,6 +273,10 @@ fn is_user(text: &str) -> bool {
 impl Driver for DockerDriver {
     fn kind(&self) -> DriverKind {
         KIND
+    }
+
+    fn machine(&self) -> Option<MachineSize> {
+        Some(self.inner.machine)
     }
 
     fn capabilities(&self) -> &Capabilities {

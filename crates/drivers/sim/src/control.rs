@@ -3,7 +3,7 @@
 use crate::guest::SimGuest;
 use crate::programs::{Program, builtin};
 use ostler_domain::{SandboxId, SandboxTemplate};
-use ostler_sandbox::{DriverEvent, ExitInfo};
+use ostler_sandbox::{DriverEvent, ExitInfo, MachineSize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,6 +54,7 @@ struct State {
     refuse_connections: bool,
     unhealthy: bool,
     starts: u64,
+    machine: Option<MachineSize>,
 }
 
 /// One simulated sandbox.
@@ -89,6 +90,7 @@ impl SimControl {
                 refuse_connections: false,
                 unhealthy: false,
                 starts: 0,
+                machine: None,
             })),
             events: broadcast::channel(EVENTS).0,
         }
@@ -140,6 +142,15 @@ impl SimControl {
         // Nobody listening is fine: health checks ask.
         let _nobody = self.events.send(DriverEvent { id, exit });
         true
+    }
+
+    /// How large the machine of the sandboxes is; `None`, as at first, for one that has no end.
+    pub fn set_machine(&self, size: Option<MachineSize>) {
+        lock(&self.state).machine = size;
+    }
+
+    pub(crate) fn machine(&self) -> Option<MachineSize> {
+        lock(&self.state).machine
     }
 
     /// How many starts were asked for, failed ones included.

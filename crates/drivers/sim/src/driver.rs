@@ -7,7 +7,8 @@ use hyper_util::service::TowerToHyperService;
 use ostler_domain::{DriverKind, Isolation, NetworkPolicy, SandboxId};
 use ostler_guest_protocol::v1::guest_server::GuestServer;
 use ostler_sandbox::{
-    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec, Usage,
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, MachineSize,
+    SandboxSpec, Usage,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +76,10 @@ impl Driver for SimDriver {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn machine(&self) -> Option<MachineSize> {
+        self.control.machine()
     }
 
     async fn probe(&self) -> Vec<Finding> {

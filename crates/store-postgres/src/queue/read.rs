@@ -7,6 +7,7 @@ use ostler_domain::{NewRun, PlanId, Run, RunId, RunOutcome, RunStatus, ServerId,
 use ostler_store::{RunCounters, RunFilter, StoreError, Value, corrupt};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -246,6 +247,16 @@ pub(super) async fn counters(inner: &Inner, tenant: Option<TenantId>) -> Result<
         }
     }
     Ok(counters)
+}
+
+pub(super) async fn running_by_tenant(inner: &Inner) -> Result<BTreeMap<TenantId, i64>, StoreError> {
+    let sql = "SELECT tenant_id, sum(running)::bigint FROM run_counts GROUP BY tenant_id HAVING sum(running) > 0";
+    let rows = fetch(inner, sql, &[]).await?;
+    let mut running = BTreeMap::new();
+    for row in &rows {
+        running.insert(text(row, 0, "tenant_id")?, int(row, 1, "count")?);
+    }
+    Ok(running)
 }
 
 /// Every run of a plan is in `runs`, and in one of the other tables: so those that wait are what is left. One statement

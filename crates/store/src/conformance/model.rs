@@ -415,6 +415,11 @@ impl Model {
         }
         let mut counters = store.counters(Some(self.tenant)).await.unwrap();
         counters.retain(|_, n| *n != 0);
+        let running = store.running_by_tenant().await.unwrap().remove(&self.tenant);
+        prop_assert_eq!(
+            running.unwrap_or(0),
+            counted.get(&RunStatus::Running).copied().unwrap_or(0)
+        );
         prop_assert_eq!(counters, counted);
         let got: Vec<_> = stored
             .iter()

@@ -92,6 +92,7 @@ pub async fn records_round_trip(store: Arc<dyn Store>) {
         };
         round_trip(store, first, Some(second)).await;
         round_trip(store, test_record(owner, full), None).await;
+        round_trip(store, quarantined(owner, full), None).await;
         round_trip(store, artifact(owner, full), None).await;
     }
 

@@ -23,6 +23,7 @@ pub async fn references_must_exist(store: Arc<dyn Store>) {
         Change::insert(&agent_session(tenant.id, "x")),
         Change::insert(&plan(tenant.id, true)),
         Change::insert(&test_record(tenant.id, true)),
+        Change::insert(&quarantined(tenant.id, true)),
         Change::insert(&kept),
     ] {
         let result = store.commit(vec![change.clone()]).await;
@@ -77,6 +78,7 @@ pub async fn rows_go_with_their_owner(store: Arc<dyn Store>) {
         Change::insert(&agent_session(tenant.id, "x")),
         Change::insert(&plan(tenant.id, true)),
         Change::insert(&test_record(tenant.id, true)),
+        Change::insert(&quarantined(tenant.id, true)),
         Change::insert(&home),
         Change::insert(&other),
     ];
@@ -113,7 +115,7 @@ pub async fn rows_go_with_their_owner(store: Arc<dyn Store>) {
     let left: Vec<d::Issue> = store.list(Filter::all()).await.unwrap();
     assert_eq!(left, issues[2..]);
     assert!(store.run(run.id).await.unwrap().is_some());
-    // Tokens, sessions, plans and their history go with their tenant.
+    // Tokens, sessions, plans, their history and the list of quarantined tests go with their tenant.
     store
         .commit(vec![Change::delete(&other), Change::delete(&tenant)])
         .await
@@ -132,6 +134,10 @@ pub async fn rows_go_with_their_owner(store: Arc<dyn Store>) {
     );
     assert_eq!(
         store.list(Filter::<d::TestRecord>::all()).await.unwrap(),
+        Vec::new()
+    );
+    assert_eq!(
+        store.list(Filter::<d::QuarantinedTest>::all()).await.unwrap(),
         Vec::new()
     );
 }

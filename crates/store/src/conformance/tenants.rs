@@ -51,6 +51,7 @@ fn rows_of(tenant: &d::Tenant) -> Vec<Change> {
         Change::insert(&kept_reply(id)),
         Change::insert(&plan(id, true)),
         Change::insert(&test_record(id, true)),
+        Change::insert(&quarantined(id, true)),
         Change::insert(&artifact(id, true)),
     ]
 }

@@ -213,6 +213,7 @@ pub(in crate::conformance) fn test_result() -> d::TestResult {
         artifacts: 4,
         problems: vec![AWKWARD.into()],
         superseded: false,
+        regressions: vec![d::Measure::Cpu],
     }
 }
 
@@ -260,7 +261,25 @@ pub(in crate::conformance) fn test_record(tenant_id: TenantId, full: bool) -> d:
         duration_us: 1 << 50,
         cpu_us: 0,
         peak_memory_bytes: 1 << 40,
+        revision: full.then(|| "0d8f".into()),
         created_at: at(42),
+    }
+}
+
+pub(in crate::conformance) fn quarantined(tenant_id: TenantId, full: bool) -> d::QuarantinedTest {
+    d::QuarantinedTest {
+        tenant_id,
+        key: if full {
+            "0123456789abcdef"
+        } else {
+            "fedcba9876543210"
+        }
+        .into(),
+        plan: AWKWARD.into(),
+        name: AWKWARD.into(),
+        reason: AWKWARD.into(),
+        created_by: full.then(d::UserId::new),
+        created_at: at(43),
     }
 }
 
