@@ -15,6 +15,7 @@ mod require;
 mod server;
 mod service;
 mod ssh;
+mod suites;
 
 pub use cache::{cache_dir, in_path};
 pub use certificates::{Authority, Identity};
@@ -28,3 +29,4 @@ pub use postgres::Postgres;
 pub use require::{Part, has};
 pub use server::TestServer;
 pub use ssh::SshMachine;
+pub use suites::suites_dir;

@@ -1,6 +1,6 @@
 //! Parts of the test environment that a machine may lack.
 
-use crate::{ClaudeCode, engine, in_path, machine, postgres, ssh};
+use crate::{ClaudeCode, engine, in_path, machine, postgres, ssh, suites};
 
 /// A part of the test environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum Part {
     Ssh,
     /// QEMU, with the kernel and the root drive that `scripts/vm-kernel` builds.
     Qemu,
+    /// Test suites from the registries of Rust and Python, which `scripts/real-suites` fetches and builds.
+    Suites,
 }
 
 impl Part {
@@ -34,6 +36,7 @@ impl Part {
             Self::Bubblewrap => in_path("bwrap").is_some(),
             Self::Ssh => ssh::can_run(),
             Self::Qemu => machine::can_run(),
+            Self::Suites => suites::dir().join("complete").is_file(),
             Self::HostNetwork => {
                 nix::unistd::geteuid().is_root() && in_path("ip").is_some() && in_path("nft").is_some()
             }
