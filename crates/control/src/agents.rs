@@ -65,7 +65,7 @@ impl Control {
             department_id: new.department_id,
             config: new.config,
             tool_allowlist: restricted(new.tool_allowlist),
-            for_run: false,
+            ..Holder::default()
         };
         let (control, tenant) = (self.clone(), caller.tenant_id);
         let (teller, by) = (self.clone(), caller.clone());
@@ -231,13 +231,21 @@ impl Control {
         let mut pools: Vec<Pool> = self.parts.store.list(Filter::all()).await?;
         pools.sort_by_key(|pool| (pool.template.cpus, pool.template.memory_mb));
         pools.retain(|pool| {
-            self.offer(pool)
-                .is_some_and(|offer| requirements.unmet(&offer).is_empty())
+            self.offer(pool).is_some_and(|mut offer| {
+                // It is given one as the pool has them; none is started with another kernel for it.
+                offer.kernels.truncate(1);
+                requirements.unmet(&offer).is_empty()
+            })
         });
         if pools.is_empty() {
-            return Err(ControlError::Unprocessable(impossible(
-                &self.verdicts(&requirements).await?,
-            )));
+            let mut verdicts = self.verdicts(&requirements).await?;
+            for verdict in verdicts.iter_mut().filter(|verdict| verdict.suitable) {
+                let kernel = requirements.kernel.as_deref().unwrap_or_default();
+                verdict.reasons = vec![format!(
+                    "its sandboxes do not run the kernel {kernel} by themselves"
+                )];
+            }
+            return Err(ControlError::Unprocessable(impossible(&verdicts)));
         }
         Ok(pools)
     }

@@ -397,10 +397,16 @@ impl Executor {
             at: self.control.now(),
             then: ended.then,
         };
-        self.control.follow_up(run, &mut end);
+        self.control.follow_up(run, &mut end).await;
         let mut wait = FIRST_WAIT;
-        while let Err(error) = self.control.store().finish(vec![end.clone()]).await {
-            self.wait_out(error, &mut wait).await?;
+        let counts = loop {
+            match self.control.store().finish(vec![end.clone()]).await {
+                Ok(counts) => break counts.first().copied().unwrap_or_default(),
+                Err(error) => self.wait_out(error, &mut wait).await?,
+            }
+        };
+        if !counts {
+            self.control.drop_contents(run.submitted.id, &end.then).await;
         }
         if let Err(error) = self.control.forget_replies(run.submitted.id).await {
             tracing::warn!(%error, run.id = %run.submitted.id, "what the run's commands were answered is still kept");

@@ -8,15 +8,19 @@ use super::services::{MAX_CALLS, Services};
 use super::test::Measured;
 use super::{Executor, exec_id};
 use crate::guest::{Guest, GuestError};
+use crate::sandboxes::Loss;
 use crate::{LogStream, LogWriter};
 use ostler_agents::OutputParser;
-use ostler_domain::{CommandSpec, Run, RunKind, RunOutcome, RunStatus, Sandbox, Timestamp};
+use ostler_domain::{
+    CommandSpec, FailureClass, Kernel, Run, RunKind, RunOutcome, RunStatus, Sandbox, TestSpec, Timestamp,
+};
 use ostler_guest_protocol::v1::{ConfigureReply, Exited, Isolation, StartRequest, exec_event};
+use ostler_reports::Parsed;
 use ostler_store::Change;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -134,22 +138,26 @@ impl Ended {
 pub(super) struct Attempt<'a> {
     pub(super) executor: &'a Executor,
     pub(super) run: &'a Run,
-    sandbox: &'a Sandbox,
+    pub(super) sandbox: &'a Sandbox,
     /// What its programs have to know to get out.
     way_out: BTreeMap<String, String>,
     pub(super) guest: Guest,
     pub(super) place: ConfigureReply,
-    cancel: &'a CancellationToken,
+    pub(super) cancel: &'a CancellationToken,
     log: LogWriter,
     deadline: Option<Timestamp>,
     /// The programs that the guest knew at the beginning: those of an attempt that is taken up.
-    known: BTreeMap<String, u64>,
+    pub(super) known: BTreeMap<String, u64>,
     /// How programs that are started now are kept apart from the rest of the sandbox.
     pub(super) isolation: Option<Isolation>,
     /// What its programs used.
     pub(super) measured: Measured,
     /// What is written together with its end.
     pub(super) with_end: Vec<Change>,
+    /// Its reports, as far as they were read, with the name of each.
+    pub(super) parsed: Vec<(String, Parsed)>,
+    /// Whether a program of it could not even be killed.
+    pub(super) stuck: bool,
     /// Paths of the files that are kept of it.
     pub(super) left: BTreeSet<String>,
     /// Whether the sandbox is as it was before.
@@ -157,12 +165,14 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Carries an attempt out in its sandbox.
+    /// Carries an attempt out in its sandbox. `losses` are told to the attempt that can look into its own: that of a test
+    /// of a kernel.
     pub(super) async fn carry_out(
         executor: &'a Executor,
         run: &'a Run,
-        sandbox: &Sandbox,
+        sandbox: &'a Sandbox,
         cancel: &'a CancellationToken,
+        losses: Option<broadcast::Receiver<Loss>>,
     ) -> End {
         let lost = |error: &dyn std::fmt::Display| End::Lost {
             reason: error.to_string(),
@@ -177,9 +187,13 @@ impl<'a> Attempt<'a> {
             Ok(log) => log,
             Err(error) => return lost(&format!("the run's log cannot be opened: {error}")),
         };
-        let known = match guest.programs().await {
-            Ok(known) => known,
-            Err(error) => return lost(&error),
+        // A machine that was started for the test may not answer yet.
+        let known = match &losses {
+            Some(_) => BTreeMap::new(),
+            None => match guest.programs().await {
+                Ok(known) => known,
+                Err(error) => return lost(&error),
+            },
         };
         let started = run.started_at.unwrap_or_else(|| control.now());
         let mut attempt = Attempt {
@@ -196,20 +210,33 @@ impl<'a> Attempt<'a> {
             isolation: None,
             measured: Measured::default(),
             with_end: Vec::new(),
+            parsed: Vec::new(),
+            stuck: false,
             left: BTreeSet::new(),
             unspoilt: false,
         };
-        let steps = attempt.steps().await;
+        let steps = match (tested_kernel(run), losses) {
+            (Some((test, kernel)), Some(losses)) => attempt.on_machine(test, kernel, losses).await,
+            _ => attempt.steps().await,
+        };
         let finished = match steps {
             Ok((status, outcome)) => Ok((status, outcome)),
             Err(Interrupt::Lost { reason, started }) => Err(End::Lost { reason, started }),
             Err(Interrupt::Failed(error)) => {
                 attempt.say(&error);
-                Ok((RunStatus::Failed, attempt.outcome(&Ended::default(), Some(error))))
+                let mut outcome = attempt.outcome(&Ended::default(), Some(error));
+                if run.submitted.spec.test.is_some() {
+                    // Not even its preparation came about: a branch or a program is missing, a disk is full.
+                    outcome.test.get_or_insert_default().failure = Some(FailureClass::Job);
+                }
+                Ok((RunStatus::Failed, outcome))
             }
         };
         let end = match finished {
-            Err(lost) => lost,
+            Err(lost) => {
+                control.drop_contents(run.submitted.id, &attempt.with_end).await;
+                lost
+            }
             Ok((status, outcome)) => End::Finished(Box::new(Finished {
                 status,
                 outcome,
@@ -223,7 +250,7 @@ impl<'a> Attempt<'a> {
         end
     }
 
-    async fn steps(&mut self) -> Result<(RunStatus, RunOutcome), Interrupt> {
+    pub(super) async fn steps(&mut self) -> Result<(RunStatus, RunOutcome), Interrupt> {
         let control = &self.executor.control;
         let (session, _ended) = control.way_out(self.sandbox).unzip();
         let _services = self.serve(session);
@@ -363,7 +390,10 @@ impl<'a> Attempt<'a> {
         match tokio::time::timeout(grace + Duration::from_secs(10), rest).await {
             Ok(done) => done?,
             // The sandbox is removed next, which ends whatever would not go.
-            Err(_) => ended.exited.signal = 9,
+            Err(_) => {
+                ended.exited.signal = 9;
+                self.stuck = true;
+            }
         }
         self.measured.add(&ended.exited);
         Ok(ended)
@@ -472,6 +502,16 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Waits until the run is over its time; for ever if it has as much as it takes.
+    pub(super) async fn until_deadline(&self) {
+        until(self.executor, self.deadline).await;
+    }
+
+    pub(super) fn is_over_time(&self) -> bool {
+        let now = self.executor.control.now();
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
     pub(super) fn outcome(&self, ended: &Ended, error: Option<String>) -> RunOutcome {
         let signalled = ended.exited.signal != 0;
         let error = ended.by.and(ended.fault()).or(error);
@@ -508,6 +548,12 @@ impl Output<'_> {
     fn is_over(&self) -> bool {
         self.parser.as_deref().is_some_and(OutputParser::ended)
     }
+}
+
+/// The test that a run is, if it is one of a kernel, and the kernel.
+pub(super) fn tested_kernel(run: &Run) -> Option<(&TestSpec, &Kernel)> {
+    let test = run.submitted.spec.test.as_deref()?;
+    Some((test, test.kernel.as_ref()?))
 }
 
 async fn until(executor: &Executor, deadline: Option<Timestamp>) {

@@ -9,8 +9,10 @@ use super::dispatch::Place;
 use super::{End, Executor, exec_id};
 use crate::sandboxes::{Boot, Holder};
 use crate::{ControlError, Result};
+use futures::FutureExt;
 use ostler_domain::{FailureClass, Pool, Run, RunOutcome, RunStatus, Sandbox, TestIsolation, TestResult};
 use ostler_store::{ClaimRuns, Head};
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +31,7 @@ impl Executor {
         while let Some(run) = next.take() {
             let id = run.submitted.id;
             let cancel = self.enter(&run);
-            let done = self
-                .execute(&run, place.as_ref(), sandbox.take(), &cancel)
-                .await;
+            let done = self.execute(&run, place.as_ref(), sandbox.take(), &cancel).await;
             self.leave(&run);
             let kept = match done {
                 Ok(Some(kept)) => kept,
@@ -127,7 +127,7 @@ impl Executor {
         {
             // Another server has the run now.
             Ok(false) => None,
-            Ok(true) => Some(self.carry_out(run, &sandbox, cancel, losses).await),
+            Ok(true) => Some(guarded(run, self.carry_out(run, &sandbox, cancel, losses)).await),
             Err(error) => Some(End::Lost {
                 reason: error.to_string(),
                 started: false,
@@ -259,6 +259,34 @@ fn unbootable(why: String) -> Finished {
         then: Vec::new(),
         unspoilt: false,
     }
+}
+
+/// A panic is a fault of Ostler: it ends this run, with a word of that, and nothing else.
+async fn guarded(run: &Run, attempt: impl Future<Output = End>) -> End {
+    let panic = match AssertUnwindSafe(attempt).catch_unwind().await {
+        Ok(end) => return end,
+        Err(panic) => panic,
+    };
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    let text = text.unwrap_or_else(|| "no reason was given".to_owned());
+    tracing::error!(run.id = %run.submitted.id, panic = text, "a run could not be executed to its end; this is a fault of Ostler");
+    let test = run.submitted.spec.test.is_some().then(|| TestResult {
+        failure: Some(FailureClass::Bug),
+        ..TestResult::default()
+    });
+    End::Finished(Box::new(Finished {
+        status: RunStatus::Failed,
+        outcome: RunOutcome {
+            error: Some(format!(
+                "Ostler could not execute it to its end, which is a fault of Ostler: {text}"
+            )),
+            test: test.map(Box::new),
+            ..RunOutcome::default()
+        },
+        then: Vec::new(),
+        unspoilt: false,
+    }))
 }
 
 /// Whether a run may be executed in the sandbox of another that has ended.

@@ -3,7 +3,7 @@
 use super::attempt::{Attempt, Interrupt};
 use super::exec_id;
 use crate::LogStream;
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, CASES};
 use crate::guest::GuestError;
 use futures::StreamExt;
 use ostler_artifacts::Kept;
@@ -23,8 +23,6 @@ use tokio_util::io::ReaderStream;
 /// Most bytes of all reports of one test, and most files.
 const REPORTS: u64 = 256 << 20;
 const REPORT_FILES: u64 = 1000;
-/// Where the cases of the reports are among the files that a test leaves.
-const CASES: &str = "ostler/cases.jsonl";
 /// Bytes that are read of an archive at once.
 const PIECE: usize = 256 << 10;
 /// Cases that a message names.
@@ -41,6 +39,11 @@ pub(super) struct Measured {
 }
 
 impl Measured {
+    /// What they used, where that is measured.
+    pub(super) const fn metrics(&self) -> Option<TestMetrics> {
+        self.metrics
+    }
+
     /// Adds a program that has ended.
     pub(super) fn add(&mut self, exited: &Exited) {
         self.unstartable |= !exited.start_error.is_empty();
@@ -59,7 +62,8 @@ impl Measured {
 
 /// How the program of a test is kept apart from what else is in its sandbox.
 pub(super) fn isolation(test: &TestSpec) -> Option<Isolation> {
-    if test.isolation != TestIsolation::Test {
+    // One with a kernel of its own has the machine to itself, and may do with it as it likes.
+    if test.isolation != TestIsolation::Test || test.kernel.is_some() {
         return None;
     }
     let network = match test.network {
@@ -99,8 +103,11 @@ impl Attempt<'_> {
             let last = self.run.submitted.spec.commands.len().saturating_sub(1) as u32;
             let exec = exec_id(self.run, first + last);
             let from = if isolated { exec.as_str() } else { "" };
-            self.take_reports(test, from, &mut status, &mut outcome, &mut result)
-                .await?;
+            self.take_reports(test, from, &mut result).await?;
+            if test.kernel.is_none() {
+                self.judge_cases(true, &mut status, &mut outcome, &mut result)
+                    .await;
+            }
             self.take_artifacts(test, from, &mut result).await?;
         }
         result.failure = match status {
@@ -108,10 +115,14 @@ impl Attempt<'_> {
             RunStatus::Failed | RunStatus::TimedOut => Some(FailureClass::Test),
             _ => None,
         };
+        self.finish_result(result, &mut outcome);
+        Ok((status, outcome))
+    }
+
+    pub(super) fn finish_result(&self, mut result: TestResult, outcome: &mut RunOutcome) {
         result.problems.truncate(PROBLEMS);
         outcome.log_seq = self.log_seq();
         outcome.test = Some(Box::new(result));
-        Ok((status, outcome))
     }
 
     /// Copies files out of the sandbox into an archive; what is missing there is a problem of the test.
@@ -156,69 +167,96 @@ impl Attempt<'_> {
         }
     }
 
+    /// Reads the reports that the sandbox has. That on the console is read by who looks after the machine.
     async fn take_reports(
         &mut self,
         test: &TestSpec,
         from: &str,
-        status: &mut RunStatus,
-        outcome: &mut RunOutcome,
         result: &mut TestResult,
     ) -> Result<(), Interrupt> {
-        if test.reports.is_empty() {
-            return Ok(());
-        }
-        let mut parsed = Vec::new();
+        self.take_output(test, result);
         for report in &test.reports {
-            let found = match &report.source {
-                ReportSource::Stdout => vec![("standard output".to_owned(), self.output())],
-                // The console of a machine is read where machines are looked after.
-                ReportSource::Console => Vec::new(),
-                ReportSource::Files(glob) => {
-                    let globs = std::slice::from_ref(glob);
-                    match self.take(from, globs, (REPORT_FILES, REPORTS), result).await? {
-                        Some(archive) => unpacked(archive.into_std().await, result),
-                        None => Vec::new(),
-                    }
-                }
+            let ReportSource::Files(glob) = &report.source else {
+                continue;
             };
-            if let (true, ReportSource::Files(glob)) = (found.is_empty(), &report.source) {
+            let globs = std::slice::from_ref(glob);
+            let found = match self.take(from, globs, (REPORT_FILES, REPORTS), result).await? {
+                Some(archive) => unpacked(archive.into_std().await, result),
+                None => Vec::new(),
+            };
+            if found.is_empty() {
                 result.problems.push(format!("no report is at `{glob}`"));
             }
-            for (name, bytes) in found {
-                match format(report.format).or_else(|| detect(&bytes)) {
-                    Some(format) => parsed.push((name, read(format, &bytes, &Limits::default()))),
-                    None => result
-                        .problems
-                        .push(format!("the report {name} is of no known format")),
-                }
-            }
+            self.parse(report, found, result);
         }
-        judge(&parsed, status, outcome, result);
-        self.keep_cases(&parsed, result).await;
         Ok(())
     }
 
-    /// Keeps the cases of reports beside the other files of the test, one JSON object in a line.
-    async fn keep_cases(&mut self, parsed: &[(String, Parsed)], result: &mut TestResult) {
-        let Some(artifacts) = self.artifacts() else { return };
+    /// Reads the reports on standard output, before any others.
+    pub(super) fn take_output(&mut self, test: &TestSpec, result: &mut TestResult) {
+        self.parsed.clear();
+        for report in test.reports.iter().filter(|r| r.source == ReportSource::Stdout) {
+            let found = vec![("standard output".to_owned(), self.output())];
+            self.parse(report, found, result);
+        }
+    }
+
+    /// Reads a report, which may be several files.
+    pub(super) fn parse(
+        &mut self,
+        report: &TestReport,
+        found: Vec<(String, Vec<u8>)>,
+        result: &mut TestResult,
+    ) {
+        for (name, bytes) in found {
+            // On a console there is more than the report.
+            let recognised = || match report.source {
+                ReportSource::Console => Some(Format::Ktap),
+                _ => detect(&bytes),
+            };
+            match format(report.format).or_else(recognised) {
+                Some(format) => self.parsed.push((name, read(format, &bytes, &Limits::default()))),
+                None => result
+                    .problems
+                    .push(format!("the report {name} is of no known format")),
+            }
+        }
+    }
+
+    /// Puts what the cases say into the outcome, and keeps them. `whole`: a report that breaks off is no success.
+    pub(super) async fn judge_cases(
+        &mut self,
+        whole: bool,
+        status: &mut RunStatus,
+        outcome: &mut RunOutcome,
+        result: &mut TestResult,
+    ) {
+        let parsed = std::mem::take(&mut self.parsed);
+        judge(&parsed, whole, status, outcome, result);
         let mut lines = Vec::new();
-        for (_, parsed) in parsed {
+        for (_, parsed) in &parsed {
             if let Err(error) = write_json_lines(&parsed.report, &mut lines) {
                 result.problems.push(format!("cases are not kept: {error}"));
             }
         }
-        if lines.is_empty() {
-            return;
+        if !lines.is_empty() {
+            self.keep_own(CASES, lines, result).await;
         }
-        let mut archive = tar::Builder::new(Vec::new());
+    }
+
+    /// Keeps something of Ostler's own beside the other files of the test.
+    pub(super) async fn keep_own(&mut self, path: &str, content: Vec<u8>, result: &mut TestResult) {
+        let Some(artifacts) = self.artifacts() else { return };
+        let mut archive = tar::Builder::new(Vec::with_capacity(content.len() + PIECE));
         let mut header = tar::Header::new_gnu();
-        header.set_size(lines.len() as u64);
+        header.set_size(content.len() as u64);
         header.set_mode(0o644);
         let packed = archive
-            .append_data(&mut header, CASES, lines.as_slice())
+            .append_data(&mut header, path, content.as_slice())
             .and_then(|()| archive.into_inner());
         match packed {
             Ok(archive) => {
+                drop(content);
                 let stream = futures::stream::iter([Ok::<_, std::io::Error>(archive.into())]);
                 let limits = artifacts.settings.limits(None, None);
                 let now = self.executor.control.now();
@@ -226,7 +264,7 @@ impl Attempt<'_> {
                 let kept = artifacts.store.put(run, limits, now, stream).await;
                 self.note(&kept, result);
             }
-            Err(error) => result.problems.push(format!("cases are not kept: {error}")),
+            Err(error) => result.problems.push(format!("{path} is not kept: {error}")),
         }
     }
 
@@ -313,9 +351,11 @@ impl Attempt<'_> {
     }
 }
 
-/// What the cases say goes into the outcome: a report that is not whole, or has a bad case, is no success.
+/// What the cases say goes into the outcome: a report that has a bad case is no success, and one that breaks off is none
+/// unless it could not be `whole`.
 fn judge(
     parsed: &[(String, Parsed)],
+    whole: bool,
     status: &mut RunStatus,
     outcome: &mut RunOutcome,
     result: &mut TestResult,
@@ -339,13 +379,17 @@ fn judge(
         if let Some(error) = &parsed.error {
             let said = format!("the report {name} is not whole: {error}");
             result.problems.push(said.clone());
-            broken.get_or_insert(said);
+            if whole {
+                broken.get_or_insert(said);
+            }
         }
     }
     if !parsed.is_empty() {
         result.cases = Some(cases);
     }
-    let failures = cases.failed.saturating_add(cases.errors);
+    // What has no result because the end came first is an error, too.
+    let errors = if whole { cases.errors } else { 0 };
+    let failures = cases.failed.saturating_add(errors);
     let why = match (failures, broken) {
         (0, None) => return,
         (0, Some(broken)) => broken,

@@ -18,9 +18,10 @@ mod usage;
 mod view;
 mod worker;
 
-pub(crate) use capacity::amounts;
+pub(crate) use capacity::{amounts, room_of};
 pub(crate) use claim::full;
-pub use claim::{Boot, Claimed, Holder, Phase};
+pub(crate) use claim::Boot;
+pub use claim::{Claimed, Holder, Phase};
 pub(crate) use health::Loss;
 pub(crate) use health::crash;
 pub(crate) use idle::driver_error;

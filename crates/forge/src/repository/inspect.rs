@@ -118,6 +118,15 @@ impl Repository {
     /// # Errors
     /// No such branch or commit; a file larger than the limit; a path that is not relative.
     pub async fn file_at(&self, revision: &str, path: &str) -> Result<Option<Vec<u8>>> {
+        let most = self.shared.options.max_file_bytes;
+        self.file_up_to(revision, path, most).await
+    }
+
+    /// The same, with another limit for its length, bytes.
+    ///
+    /// # Errors
+    /// As of [`Repository::file_at`].
+    pub async fn file_up_to(&self, revision: &str, path: &str, most: u64) -> Result<Option<Vec<u8>>> {
         let odd = |part: &str| part.is_empty() || part == "." || part == "..";
         if path.split('/').any(odd) || path.contains('\0') {
             return Err(ForgeError::InvalidName {
@@ -150,10 +159,7 @@ impl Repository {
         if *mode == "120000" {
             return Ok(None);
         }
-        let (actual, limit) = (
-            size.parse().unwrap_or(u64::MAX),
-            self.shared.options.max_file_bytes,
-        );
+        let (actual, limit) = (size.parse().unwrap_or(u64::MAX), most);
         if actual > limit {
             return Err(ForgeError::TooLarge {
                 what: path.to_owned(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod images;
+mod kernels;
 mod snapshots;
 #[path = "../cli/support.rs"]
 #[allow(dead_code, reason = "each test program uses a part")]
