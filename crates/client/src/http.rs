@@ -163,14 +163,14 @@ impl Client {
     /// Sends a text as the body. It may be large, and what is made of it, too.
     pub(crate) async fn post_text<T: DeserializeOwned>(
         &self,
-        segments: &[&str],
+        url: Url,
         text: String,
         content_type: &str,
     ) -> Result<T, ClientError> {
         let patience = Patience::Long;
         let request = self
             .http
-            .post(self.path(segments))
+            .post(url)
             .timeout(patience.limit())
             .header(reqwest::header::CONTENT_TYPE, content_type)
             .body(text);

@@ -11,7 +11,7 @@ mod sse;
 mod terminal;
 
 pub use calls::{
-    AuditQuery, Download, Exec, ExecItem, LogLines, PlanQuery, RunQuery, TestIdentity, TestQuery,
+    AuditQuery, Download, Exec, ExecItem, LogLines, PlanChoices, PlanQuery, RunQuery, TestIdentity, TestQuery,
 };
 pub use error::ClientError;
 pub use follow::{Followed, Follower, LogItem, PlanItem};

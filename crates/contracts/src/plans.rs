@@ -5,8 +5,8 @@
 
 use crate::{PoolVerdict, Time};
 use ostler_domain::{
-    CaseCounts, FailureClass, KernelEnd, PlanId, ProjectId, Run, RunId, RunStatus, SandboxId, TestMetrics,
-    Timestamp, UserId,
+    CaseCounts, FailureClass, KernelEnd, Measure, PlanId, ProjectId, QuarantinedTest, Run, RunId, RunStatus,
+    SandboxId, TestMetrics, Timestamp, UserId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -183,6 +183,13 @@ pub struct TestView {
     pub artifacts: u32,
     /// What is not as it should be although it does not change the outcome.
     pub problems: Vec<String>,
+    /// In what it was clearly worse than the runs of it that passed before: duration, cpu, peak_memory.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub regressions: Vec<Measure>,
+    /// The commit of the plan's project that it gets.
+    #[serde(default)]
+    pub revision: Option<String>,
     /// The sandbox that executes or executed it.
     #[schema(value_type = Option<String>)]
     pub sandbox_id: Option<SandboxId>,
@@ -264,6 +271,9 @@ pub struct TestHistory {
     pub pass_rate: Option<f64>,
     /// Whether any of them passed only when it was tried again.
     pub flaky: bool,
+    /// Whether it is in quarantine: in plans that are submitted now, its failures count for nothing.
+    #[serde(default)]
+    pub quarantined: bool,
     /// Wall time of those that passed, microseconds.
     pub duration: Option<TestTrend>,
     /// Processor time of those that passed, microseconds.
@@ -298,6 +308,9 @@ pub struct TestHistoryRun {
     pub cpu_us: u64,
     /// Most memory in use at a time, bytes; 0 where nothing measured it.
     pub peak_memory_bytes: u64,
+    /// The commit of the plan's project that it ran on.
+    #[serde(default)]
+    pub revision: Option<String>,
     /// When it ended.
     #[schema(value_type = String, format = DateTime)]
     pub at: Time,
@@ -319,7 +332,114 @@ pub struct TestTrend {
     pub regression: bool,
 }
 
-/// A test that passed only when it was tried again.
+/// One measure of the runs of a test that passed, for a chart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TestChart {
+    /// Identity of the test.
+    pub key: String,
+    /// What was measured: duration or cpu, microseconds; or peak_memory, bytes.
+    #[schema(value_type = String)]
+    pub measure: Measure,
+    /// Oldest first.
+    pub points: Vec<TestChartPoint>,
+}
+
+/// One run of a test in a chart, beside what was usual before it: the median and a band around it that is as wide as
+/// values scatter. What lies above the band is a regression.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TestChartPoint {
+    /// The run.
+    #[schema(value_type = String)]
+    pub run_id: RunId,
+    /// When it ended.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Time,
+    /// The value.
+    pub value: u64,
+    /// Median of the values before it, at most twenty; `null` for the first.
+    pub median: Option<f64>,
+    /// Lower end of the band.
+    pub low: Option<f64>,
+    /// Upper end of the band.
+    pub high: Option<f64>,
+    /// Whether it is clearly larger than those before it. Never with fewer than five.
+    pub regression: bool,
+}
+
+/// A test whose failures count for nothing in plans that are submitted while it is in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QuarantinedTestView {
+    /// Identity of the test.
+    pub key: String,
+    /// Name of its plan.
+    pub plan: String,
+    /// Name of the test.
+    pub name: String,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Who put it there.
+    #[schema(value_type = Option<String>)]
+    pub created_by: Option<UserId>,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
+}
+
+impl From<QuarantinedTest> for QuarantinedTestView {
+    fn from(test: QuarantinedTest) -> Self {
+        Self {
+            key: test.key,
+            plan: test.plan,
+            name: test.name,
+            reason: test.reason,
+            created_by: test.created_by,
+            created_at: test.created_at.into(),
+        }
+    }
+}
+
+/// Puts a test in quarantine: the one with this key, which must have been executed before, or the one with these names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuarantineTest {
+    /// Identity of the test.
+    pub key: Option<String>,
+    /// Name of its plan.
+    pub plan: Option<String>,
+    /// Name of the test.
+    pub test: Option<String>,
+    /// Why, at most 4096 bytes.
+    pub reason: String,
+}
+
+/// A single case of a test's reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CaseView {
+    /// The suite that it belongs to; empty if the report has none.
+    pub suite: String,
+    /// Its class, module or program.
+    pub class: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// passed, failed, skipped or error.
+    pub outcome: String,
+    /// Whether it passed after a try that did not.
+    pub flaky: bool,
+    /// Why it did not pass, in a line or a few.
+    pub message: Option<String>,
+    /// A class of reasons, such as that of an exception.
+    pub kind: Option<String>,
+    /// Everything else that is known of it, such as a stack trace.
+    pub details: Option<String>,
+    /// How long it took, microseconds.
+    pub duration_us: Option<u64>,
+    /// Its standard output.
+    pub stdout: Option<String>,
+    /// Its standard error.
+    pub stderr: Option<String>,
+}
+
+/// A test that passed only when it was tried again, or both passed and failed on one commit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FlakyTest {
     /// Identity of the test.
@@ -330,6 +450,9 @@ pub struct FlakyTest {
     pub name: String,
     /// How often it passed only when it was tried again, within the time asked for.
     pub flaky: u32,
+    /// On how many commits it both passed and failed, within that time.
+    #[serde(default)]
+    pub both: u32,
     /// Of its last runs (at most 50) how many failed.
     pub failed: u32,
     /// How many these last runs are.
@@ -339,6 +462,9 @@ pub struct FlakyTest {
     pub last_at: Time,
     /// Whether its latest plan has it in quarantine or allows its failure.
     pub tolerated: bool,
+    /// Whether it is in quarantine.
+    #[serde(default)]
+    pub quarantined: bool,
 }
 
 impl TestView {
@@ -378,12 +504,21 @@ impl TestView {
             exit_code: run.outcome.exit_code,
             signal: run.outcome.signal,
             error: run.outcome.error.clone(),
-            failure: result.failure,
+            // What was given up was never the test's own fault.
+            failure: result
+                .failure
+                .or((run.status == RunStatus::Lost).then_some(FailureClass::Infrastructure)),
             kernel_end: result.kernel_end,
             metrics: result.metrics,
             cases: result.cases,
             artifacts: result.artifacts,
             problems: result.problems,
+            regressions: result.regressions,
+            revision: submitted
+                .spec
+                .workspace
+                .as_ref()
+                .and_then(|workspace| workspace.head.clone()),
             sandbox_id: run.sandbox_id,
             created_at: submitted.created_at.into(),
             started_at: run.started_at.map(Into::into),

@@ -21,6 +21,28 @@ pub struct Health {
     /// Runs by state; only for callers with a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs: Option<BTreeMap<String, i64>>,
+    /// The queue and what executes it; only for callers with a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrator: Option<OrchestratorHealth>,
+}
+
+/// The queue and what executes it. Runs are those of the caller's tenant, of all tenants for operators; exact at the moment
+/// of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct OrchestratorHealth {
+    /// Runs that wait.
+    pub queued: i64,
+    /// Runs that are being executed.
+    pub active: i64,
+    /// Runs that ended, in whatever way.
+    pub completed: i64,
+    /// Of these, the ones that failed, timed out or were lost.
+    pub failed: i64,
+    /// Plans of tests that have not ended.
+    pub plans: i64,
+    /// Environments by state; only for operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environments: Option<BTreeMap<String, i64>>,
 }
 
 /// An agent kind.

@@ -8,10 +8,12 @@
 use crate::{Caller, Control, ControlError, Result};
 use ostler_artifacts::{ArtifactError, ArtifactSettings, ArtifactStore, Content, Place};
 use ostler_domain::{Artifact, Permission, RunId, TenantId, TestRecord, Timestamp};
-use ostler_store::{Change, Filter, Op, Record, StoreExt};
+use ostler_store::{Change, Filter, Op, Record, StoreExt, Value};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+/// Where the cases of a test's reports are among the files that it leaves.
+pub(crate) const CASES: &str = "ostler/cases.jsonl";
 /// Most artifacts that are listed at once.
 const MOST: u32 = 10_000;
 /// How many runs of a test are looked through for its latest artifact of a name.
@@ -128,6 +130,38 @@ impl Control {
         Ok(removed.objects as usize)
     }
 
+    /// Removes the contents that an end of a run had kept, when that end did not take effect; those that have a record
+    /// after all stay. What cannot be removed now goes by retention.
+    pub(crate) async fn drop_contents(&self, run: RunId, end: &[Change]) {
+        let Some(at) = Artifact::TABLE.position("object") else {
+            return;
+        };
+        let objects = end.iter().filter_map(|change| match change {
+            Change::Insert { table, values } if table.name == Artifact::TABLE.name => values.get(at),
+            _ => None,
+        });
+        let mut keys: BTreeSet<String> = objects.filter_map(key_of).collect();
+        let Some(artifacts) = self.artifacts.as_ref().filter(|_| !keys.is_empty()) else {
+            return;
+        };
+        let kept = self.parts.store.list(Filter::<Artifact>::by("run_id", run)).await;
+        let removed = match kept {
+            Err(error) => Err(error.to_string()),
+            Ok(kept) => {
+                for artifact in kept {
+                    if let Ok(place) = artifact.object.parse::<Place>() {
+                        keys.remove(&place.key);
+                    }
+                }
+                let removed = artifacts.store.delete(keys).await;
+                removed.map_err(|error| error.to_string())
+            }
+        };
+        if let Err(error) = removed {
+            tracing::warn!(error, run.id = %run, "files of a run that did not count are still kept");
+        }
+    }
+
     /// Removes all artifacts of a tenant.
     pub(crate) async fn remove_artifacts_of(&self, tenant: TenantId) -> Result<()> {
         loop {
@@ -145,6 +179,14 @@ impl Control {
             let keys: BTreeSet<String> = places.map(|place: Place| place.key).collect();
             store.delete(keys).await?;
         }
+    }
+}
+
+/// The object that a place in a row is in.
+fn key_of(place: &Value) -> Option<String> {
+    match place {
+        Value::Text(place) => Some(place.parse::<Place>().ok()?.key),
+        _ => None,
     }
 }
 

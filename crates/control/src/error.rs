@@ -122,13 +122,15 @@ impl ControlError {
             Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::Conflict(_) | Self::Transition(_) => ErrorCode::Conflict,
             Self::TooLarge(_) => ErrorCode::TooLarge,
-            Self::Plan(_, PlanFault::Text) => ErrorCode::InvalidRequest,
-            Self::Plan(_, PlanFault::Impossible) => ErrorCode::Unprocessable,
             Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::Store(error) => store_code(error),
             Self::Forge(error) => forge_code(error),
-            Self::Invalid(_) | Self::Agent(AgentError::UnknownKind { .. }) => ErrorCode::InvalidRequest,
-            Self::Unprocessable(_) | Self::Agent(_) => ErrorCode::Unprocessable,
+            Self::Invalid(_) | Self::Plan(_, PlanFault::Text) | Self::Agent(AgentError::UnknownKind { .. }) => {
+                ErrorCode::InvalidRequest
+            }
+            Self::Unprocessable(_) | Self::Plan(_, PlanFault::Impossible) | Self::Agent(_) => {
+                ErrorCode::Unprocessable
+            }
         }
     }
 }

@@ -9,14 +9,21 @@
 //! That an end was told (an event and a row of the history) is itself written with the end, or, for runs that end without
 //! ever being executed, by the next settling. The row's key is the run, so that nothing is told twice.
 
+mod cases;
+mod choices;
 mod decide;
 mod end;
 mod explain;
 mod history;
+mod quarantine;
 mod settle;
+mod shards;
 mod submit;
+mod trend;
 mod view;
 
+pub use cases::CaseQuery;
+pub use choices::PlanChoices;
 pub use history::TestIdentity;
 pub use ostler_plans::Format as PlanFormat;
 pub use ostler_plans::limits::TEXT as MAX_PLAN;

@@ -83,6 +83,18 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// What of a test is compared with its history.
+    Measure {
+        /// Wall time, microseconds.
+        Duration = "duration",
+        /// Processor time, microseconds.
+        Cpu = "cpu",
+        /// Most memory in use at a time, bytes.
+        PeakMemory = "peak_memory",
+    }
+}
+
 /// One part of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
@@ -228,6 +240,9 @@ pub struct TestResult {
     pub problems: Vec<String>,
     /// Whether another run of the same test takes the place of this one.
     pub superseded: bool,
+    /// In what it was clearly worse than it usually is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub regressions: Vec<Measure>,
 }
 
 impl TestSpec {
@@ -269,7 +284,41 @@ pub struct TestRecord {
     pub cpu_us: i64,
     /// Most memory in use at a time, bytes; 0 where nothing measured it.
     pub peak_memory_bytes: i64,
+    /// The commit of its project that it ran on, if any.
+    pub revision: Option<String>,
     /// When it ended.
+    pub created_at: Timestamp,
+}
+
+impl TestRecord {
+    /// What it used; 0 where nothing measured it.
+    pub fn measured(&self, what: Measure) -> u64 {
+        let value = match what {
+            Measure::Duration => self.duration_us,
+            Measure::Cpu => self.cpu_us,
+            Measure::PeakMemory => self.peak_memory_bytes,
+        };
+        u64::try_from(value).unwrap_or_default()
+    }
+}
+
+/// A test that is known to be unreliable: in plans that are submitted while it is on this list, its failures count for
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedTest {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Identity of the test across plans: [`TestSpec::key`].
+    pub key: String,
+    /// Name of its plan.
+    pub plan: String,
+    /// Name of the test.
+    pub name: String,
+    /// Why, for people; may be empty.
+    pub reason: String,
+    /// Who put it there.
+    pub created_by: Option<UserId>,
+    /// Since when.
     pub created_at: Timestamp,
 }
 
@@ -290,7 +339,8 @@ pub struct Artifact {
     pub bytes: i64,
     /// SHA-256 of its content, 64 hexadecimal digits.
     pub sha256: String,
-    /// The key that its content is stored under; others with the same content may share it.
+    /// Where its content is, `KEY@START`: an object that holds files of this run and no other, and the byte at which this
+    /// one begins.
     pub object: String,
     /// When it was kept.
     pub created_at: Timestamp,

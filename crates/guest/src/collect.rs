@@ -76,10 +76,13 @@ pub(crate) fn collect(
     };
     let (pieces, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
+        let mut archive = tar::Builder::new(io::BufWriter::with_capacity(PIECE, Sink(pieces.clone())));
+        // Not every reader knows GNU's way to write files with holes, and none needs it.
+        archive.sparse(false);
         let mut walk = Walk {
             globs,
             limits,
-            archive: tar::Builder::new(io::BufWriter::with_capacity(PIECE, Sink(pieces.clone()))),
+            archive,
             summary: CollectSummary::default(),
         };
         let last = match walk.all(top).and_then(|()| walk.end()) {

@@ -4,6 +4,7 @@
 //! disturbed: trials have a directory and an instance name of their own.
 
 mod agents;
+mod artifacts;
 mod data;
 mod host;
 mod sandboxes;
@@ -107,6 +108,7 @@ pub(crate) async fn run(
         None => None,
     };
     let pools = data::database(settings.database.as_deref(), data, &mut checks).await;
+    checks.push(artifacts::store(&settings.artifacts, data).await);
     host::server(settings.listen, data, &mut checks).await;
     let usable = sandboxes::drivers(&settings, data, trial.as_ref(), &pools, &mut checks).await;
     host::git(&mut checks).await;

@@ -83,6 +83,7 @@ fn a_host_with_bubblewrap_is_enough() {
         "data directory",
         "file system",
         "database",
+        "artifacts",
         "bubblewrap",
         "git",
         "clock",

@@ -14,11 +14,12 @@ use ostler_domain::{
     ArtifactLimits, DriverKind, Kernel, ReportSource, Requirements, Shard, TestNetwork, TestReport,
 };
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Set by Ostler for the parts of a sharded test.
 const SHARD_INDEX: &str = "OSTLER_SHARD_INDEX";
 const SHARD_COUNT: &str = "OSTLER_SHARD_COUNT";
+const SHARD_ITEMS: &str = "OSTLER_SHARD_ITEMS";
 
 /// Which test is being expanded, for which combination.
 pub(crate) struct Site<'e, 's> {
@@ -105,12 +106,18 @@ impl Site<'_, '_> {
         let group = spec.name.clone().unwrap_or_default();
         let name = self.expanded_name(&group, shown, shard);
         let needs = spec.needs.iter().flatten();
+        let kernel = spec.kernel.as_ref().map(|kernel| self.kernel(kernel));
+        let requires = self.requirements(spec);
+        if let Some(kernel) = &kernel {
+            self.agreed("kernel", Some(kernel.name.clone()), requires.kernel.clone());
+        }
         let test = PlannedTest {
             key: test_key(&file.name, &name),
             name,
             group,
             matrix: self.scope.values.clone(),
             shard,
+            items: self.items(spec, shard),
             command: self.command(spec),
             env: self.env(file, spec, shard),
             cwd: self.optional("cwd", spec.cwd.as_ref()),
@@ -126,8 +133,8 @@ impl Site<'_, '_> {
                 .value("retry_delay", &[], spec.retry_delay.as_ref())
                 .map_or(0, |t| t.0),
             needs: Vec::new(),
-            requires: self.requirements(spec),
-            kernel: spec.kernel.as_ref().map(|kernel| self.kernel(kernel)),
+            requires,
+            kernel,
             isolation: self
                 .value("isolation", &[], spec.isolation.as_ref())
                 .unwrap_or_default(),
@@ -156,6 +163,47 @@ impl Site<'_, '_> {
             index: self.test,
             needs: self.texts(&["needs".into()], needs),
         }
+    }
+
+    /// The items of a sharded test: single lines, at least one for each part, since a part without any would take itself
+    /// for the whole.
+    fn items(&mut self, spec: &TestSpec, shard: Option<Shard>) -> Vec<String> {
+        let Some(items) = &spec.items else {
+            return Vec::new();
+        };
+        let at = [Step::from("items")];
+        let Some(shard) = shard else {
+            let wrong = Wrong::new("items are divided among the parts of a test; add `shards`");
+            self.tell(&at, wrong);
+            return Vec::new();
+        };
+        let items = self.texts(&at, items);
+        let length: usize = items.iter().map(|item| item.len() + 1).sum();
+        let mut seen = BTreeSet::new();
+        let wrong = if items.len() < shard.count as usize {
+            Some(format!(
+                "{} items are too few for {} parts",
+                items.len(),
+                shard.count
+            ))
+        } else if length > limits::ITEMS {
+            Some(format!(
+                "the items are longer than {} KiB together",
+                limits::ITEMS >> 10
+            ))
+        } else if items
+            .iter()
+            .any(|item| item.trim().is_empty() || item.contains(['\n', '\r']))
+        {
+            Some("an item is one line, and not empty".to_owned())
+        } else {
+            let twice = items.iter().find(|item| !seen.insert(item.as_str()));
+            twice.map(|item| format!("the item `{item}` stands there twice"))
+        };
+        if let Some(message) = wrong {
+            self.tell(&at, Wrong::new(message));
+        }
+        items
     }
 
     fn expanded_name(&mut self, group: &str, shown: &[(String, String)], shard: Option<Shard>) -> String {
@@ -214,7 +262,7 @@ impl Site<'_, '_> {
                     Wrong::new("the name of an environment variable is not empty and has no `=` and no control characters"),
                 );
             }
-            if key == SHARD_INDEX || key == SHARD_COUNT {
+            if [SHARD_INDEX, SHARD_COUNT, SHARD_ITEMS].contains(&key.as_str()) {
                 self.tell(
                     &steps,
                     Wrong::new(format!("`{key}` is set by Ostler; use `shards`")),

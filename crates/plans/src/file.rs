@@ -54,6 +54,7 @@ pub(crate) struct TestSpec {
     pub(crate) artifact_limits: Option<Limits>,
     pub(crate) reports: Option<Vec<ReportField>>,
     pub(crate) shards: Option<Template<Shards>>,
+    pub(crate) items: Option<Vec<String>>,
     pub(crate) quarantined: Option<Template<bool>>,
     pub(crate) allow_failure: Option<Template<bool>>,
     pub(crate) tags: Option<Vec<String>>,
@@ -84,7 +85,7 @@ impl TestSpec {
         }
         first! {
             name cwd stdin timeout priority retries retry_delay needs runner image kernel isolation network artifacts
-            artifact_limits reports shards quarantined allow_failure tags matrix
+            artifact_limits reports shards items quarantined allow_failure tags matrix
         }
     }
 }

@@ -16,6 +16,7 @@ mod needs;
 mod paths;
 mod plan;
 mod schema;
+mod select;
 mod substitute;
 mod tree;
 mod values;
@@ -39,6 +40,8 @@ pub mod limits {
     pub const FIELD: usize = 1 << 20;
     /// Longest sum of all texts after expansion, bytes.
     pub const EXPANDED: usize = 256 << 20;
+    /// Longest list of the items of one test, bytes: a part of it is the value of an environment variable.
+    pub const ITEMS: usize = 100 << 10;
     /// Longest name of a test, before and after expansion, bytes.
     pub const NAME: usize = 500;
     /// Most problems that are told at once.

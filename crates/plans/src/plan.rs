@@ -38,6 +38,8 @@ pub struct PlannedTest {
     pub matrix: BTreeMap<String, String>,
     /// Which part of a sharded test this is.
     pub shard: Option<Shard>,
+    /// What the parts of a sharded test share: all of it, in every part. Who executes them divides it.
+    pub items: Vec<String>,
     /// What to execute; `None` only for a test that is nothing but the boot of its kernel.
     pub command: Option<PlannedCommand>,
     /// Environment variables, those of plan, defaults, test and shard together.

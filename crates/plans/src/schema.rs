@@ -90,6 +90,8 @@ fn test() -> Value {
             },
             "reports": list("Reports with results of single cases.", &json!({ "$ref": "#/$defs/report" })),
             "shards": templated("Into how many parts it is split.", &whole("", 1, 1000)),
+            "items": list("What the parts share, by how long each took before; a part finds its own in OSTLER_SHARD_ITEMS.",
+                &json!({ "type": "string" })),
             "quarantined": templated("Its failure is known and counts for nothing.", &json!({ "type": "boolean" })),
             "allow_failure": templated("Its failure does not fail the plan.", &json!({ "type": "boolean" })),
             "tags": list("Words for filters.", &json!({ "type": "string" })),

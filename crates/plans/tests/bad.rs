@@ -239,3 +239,27 @@ fn a_text_that_is_too_long() {
         "line 1, column 1: the plan is 16777217 bytes long, more than 16777216; split it"
     );
 }
+
+#[test]
+fn items_that_cannot_be_divided() {
+    for (fields, wanted) in [
+        ("items: [a, b]", "add `shards`"),
+        ("shards: 3, items: [a, b]", "2 items are too few for 3 parts"),
+        ("shards: 1, items: [a, a]", "the item `a` stands there twice"),
+        ("shards: 1, items: ['']", "an item is one line, and not empty"),
+        (
+            "shards: 1, items: [\"a\\nb\"]",
+            "an item is one line, and not empty",
+        ),
+        ("env: {OSTLER_SHARD_ITEMS: x}", "is set by Ostler; use `shards`"),
+    ] {
+        let said = told(Format::Yaml, &test(fields));
+        assert!(said.contains(wanted), "{fields}: {said}");
+    }
+    let long = (0..2000).fold(String::new(), |mut all, n| {
+        write!(all, "{n:060}, ").expect("texts can be written to");
+        all
+    });
+    let said = told(Format::Yaml, &test(&format!("shards: 2, items: [{long}]")));
+    assert!(said.contains("longer than 100 KiB"), "{said}");
+}

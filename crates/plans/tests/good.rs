@@ -292,3 +292,14 @@ fn keys_are_stable() {
     assert_eq!(test_key("plan", "test [a=1]"), "e38e49222ec4c405c92a6d4bdb1f6d6e");
     assert_ne!(test_key("ab", "c"), test_key("a", "bc"));
 }
+
+#[test]
+fn every_part_knows_all_items_and_its_own_number() {
+    let plan = toml(
+        "name = 'p'\n[[tests]]\nname = 'unit'\nrun = 'x'\nshards = 2\nitems = ['${matrix.k}/a', 'b c']\nmatrix = {k = [1, 2]}",
+    );
+    assert_eq!(plan.tests.len(), 4);
+    for test in &plan.tests {
+        assert_eq!(test.items, [format!("{}/a", test.matrix["k"]), "b c".to_owned()]);
+    }
+}

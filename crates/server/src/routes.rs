@@ -15,6 +15,7 @@ mod snapshots;
 mod subtasks;
 mod system;
 mod tasks;
+mod tests;
 
 use crate::{ServerState, limits, origin};
 use axum::extract::DefaultBodyLimit;
@@ -74,9 +75,13 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(plans::tests))
         .routes(routes!(plans::rerun))
         .routes(routes!(plans::explain))
-        .routes(routes!(plans::follow))
-        .routes(routes!(plans::history))
-        .routes(routes!(plans::flaky))
+        .routes(routes!(plans::follow::follow))
+        .routes(routes!(tests::history))
+        .routes(routes!(tests::flaky))
+        .routes(routes!(tests::chart))
+        .routes(routes!(tests::cases))
+        .routes(routes!(tests::quarantined, tests::quarantine))
+        .routes(routes!(tests::release))
         .routes(routes!(artifacts::list))
         .routes(routes!(artifacts::read))
         .routes(routes!(artifacts::latest))
@@ -109,6 +114,7 @@ fn api(text_limit: usize) -> OpenApiRouter<ServerState> {
         .routes(routes!(events::follow))
         .merge(access::paths())
         .routes(routes!(system::health))
+        .routes(routes!(system::metrics))
         .routes(routes!(system::kinds))
         .routes(routes!(system::reconcilers))
 }
@@ -136,6 +142,7 @@ pub fn router(state: ServerState) -> Router {
         .nest("/api/v1", api)
         .route("/api/v1/openapi.json", get(move || async move { Json(document) }))
         .route("/health", get(system::health))
+        .route("/metrics", get(system::metrics))
         .route("/", get(system::documentation))
         .fallback(limits::no_such_path)
         .method_not_allowed_fallback(limits::no_such_method)

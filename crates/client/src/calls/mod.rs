@@ -13,5 +13,5 @@ mod tasks;
 
 pub use access::AuditQuery;
 pub use agents::{Download, Exec, ExecItem};
-pub use plans::{PlanQuery, TestIdentity, TestQuery};
+pub use plans::{PlanChoices, PlanQuery, TestIdentity, TestQuery};
 pub use runs::{LogLines, RunQuery};

@@ -1,10 +1,14 @@
 //! Plans of tests.
 
-use crate::http::Patience::Long;
+use crate::http::Patience::{Long, Usual};
 use crate::{Client, ClientError};
-use ostler_contracts::{FlakyTest, PlanExplanation, PlanStatus, PlanView, RerunPlan, TestHistory, TestView};
-use ostler_domain::{PlanId, ProjectId, RunStatus};
+use ostler_contracts::{
+    FlakyTest, PlanExplanation, PlanStatus, PlanView, QuarantineTest, QuarantinedTestView, RerunPlan,
+    TestChart, TestHistory, TestView,
+};
+use ostler_domain::{Measure, PlanId, ProjectId, RunStatus};
 use reqwest::{Method, Url};
+use std::collections::BTreeMap;
 
 /// Which plans are wanted; all when empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,14 +52,42 @@ pub enum TestIdentity {
     },
 }
 
+/// What whoever submits a plan chooses besides its text; by default nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanChoices {
+    /// Whether the first failure cancels what did not begin; as the text says when absent.
+    pub fail_fast: Option<bool>,
+    /// Only tests whose name contains one of these, with what they need; all when empty.
+    pub only: Vec<String>,
+    /// Environment variables of all tests, by name.
+    pub env: BTreeMap<String, String>,
+    /// The commit of the plan's branch that its tests get.
+    pub revision: Option<String>,
+}
+
 /// Most tests that the server gives at once.
 const PAGE: u32 = 1000;
 
 impl Client {
-    /// Submits a plan: its text and that text's media type, such as `application/toml`. A plan that is refused for its
+    /// Submits a plan, with what whoever submits it chooses besides: its text and that text's media type, such as `application/toml`. A plan that is refused for its
     /// text has [`ostler_contracts::PlanMistakes`] as the details of the refusal.
-    pub async fn submit_plan(&self, text: String, content_type: &str) -> Result<PlanView, ClientError> {
-        self.post_text(&["plans"], text, content_type).await
+    pub async fn submit_plan(
+        &self,
+        text: String,
+        content_type: &str,
+        choices: &PlanChoices,
+    ) -> Result<PlanView, ClientError> {
+        let mut url = self.path(&["plans"]);
+        for test in &choices.only {
+            url.query_pairs_mut().append_pair("test", test);
+        }
+        for (name, value) in &choices.env {
+            url.query_pairs_mut()
+                .append_pair("env", &format!("{name}={value}"));
+        }
+        let fail_fast = choices.fail_fast.map(|fail_fast| fail_fast.to_string());
+        let pairs = [("fail_fast", fail_fast), ("revision", choices.revision.clone())];
+        self.post_text(with_pairs(url, pairs), text, content_type).await
     }
 
     /// Plans, newest first.
@@ -139,10 +171,7 @@ impl Client {
         test: &TestIdentity,
         limit: Option<u32>,
     ) -> Result<TestHistory, ClientError> {
-        let (key, plan, name) = match test {
-            TestIdentity::Key(key) => (Some(key.clone()), None, None),
-            TestIdentity::Names { plan, test } => (None, Some(plan.clone()), Some(test.clone())),
-        };
+        let (key, plan, name) = test.parts();
         let url = self.path(&["tests", "history"]);
         self.get(with_pairs(
             url,
@@ -156,11 +185,71 @@ impl Client {
         .await
     }
 
+    /// One measure of the runs of a test that passed, oldest first: at most `limit`, or as many as the server gives by itself.
+    pub async fn test_chart(
+        &self,
+        test: &TestIdentity,
+        measure: Measure,
+        limit: Option<u32>,
+    ) -> Result<TestChart, ClientError> {
+        let (key, plan, name) = test.parts();
+        let url = self.path(&["tests", "chart"]);
+        self.get(with_pairs(
+            url,
+            [
+                ("key", key),
+                ("plan", plan),
+                ("test", name),
+                ("measure", Some(measure.to_string())),
+                ("limit", limit.map(|v| v.to_string())),
+            ],
+        ))
+        .await
+    }
+
+    /// Tests in quarantine.
+    pub async fn quarantined_tests(&self) -> Result<Vec<QuarantinedTestView>, ClientError> {
+        self.get(self.path(&["tests", "quarantine"])).await
+    }
+
+    /// Puts a test in quarantine.
+    pub async fn quarantine_test(
+        &self,
+        test: &TestIdentity,
+        reason: String,
+    ) -> Result<QuarantinedTestView, ClientError> {
+        let (key, plan, test) = test.parts();
+        let body = QuarantineTest {
+            key,
+            plan,
+            test,
+            reason,
+        };
+        self.call(Method::POST, &["tests", "quarantine"], Some(&body), Usual)
+            .await
+    }
+
+    /// Takes the test with this key out of quarantine.
+    pub async fn release_test(&self, key: &str) -> Result<(), ClientError> {
+        self.act(Method::DELETE, &["tests", "quarantine", key], Usual)
+            .await
+    }
+
     /// Tests that passed only when they were tried again, within this many days (30 when absent); the flakiest first.
     pub async fn flaky_tests(&self, days: Option<u32>) -> Result<Vec<FlakyTest>, ClientError> {
         let url = self.path(&["tests", "flaky"]);
         self.get(with_pairs(url, [("days", days.map(|v| v.to_string()))]))
             .await
+    }
+}
+
+impl TestIdentity {
+    /// Key, name of the plan, name of the test.
+    fn parts(&self) -> (Option<String>, Option<String>, Option<String>) {
+        match self {
+            Self::Key(key) => (Some(key.clone()), None, None),
+            Self::Names { plan, test } => (None, Some(plan.clone()), Some(test.clone())),
+        }
     }
 }
 

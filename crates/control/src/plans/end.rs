@@ -8,20 +8,34 @@ use ostler_store::{Change, FinishRun};
 
 impl Control {
     /// Completes the end of an attempt at a run: for a test of a plan, with its retry, its row of the history and the event.
-    pub(crate) fn follow_up(&self, run: &Run, end: &mut FinishRun) {
+    pub(crate) async fn follow_up(&self, run: &Run, end: &mut FinishRun) {
         let Some(test) = &run.submitted.spec.test else {
             return;
         };
         let again = retry(run, test, end.status, &end.outcome, end.at);
-        if again.is_some() {
-            end.outcome.test.get_or_insert_default().superseded = true;
+        let result = end.outcome.test.get_or_insert_default();
+        result.superseded |= again.is_some();
+        if matches!(end.status, RunStatus::Failed | RunStatus::TimedOut) {
+            result.failure.get_or_insert(FailureClass::Test);
         }
-        let ended = Run {
+        let mut ended = Run {
             status: end.status,
             finished_at: Some(end.at),
             outcome: end.outcome.clone(),
             ..run.clone()
         };
+        if let Some(record) = record(&ended, self.now()) {
+            match self.regressions_of(&record).await {
+                Ok(found) => {
+                    end.outcome.test.get_or_insert_default().regressions = found;
+                    ended.outcome.clone_from(&end.outcome);
+                }
+                // A comment on the result, which is not to wait for it.
+                Err(error) => {
+                    tracing::warn!(%error, run.id = %end.id, "a test is not compared with its history");
+                }
+            }
+        }
         end.then.extend(again.map(Change::enqueue));
         end.then.extend(self.told(&ended));
     }
@@ -90,6 +104,11 @@ fn record(run: &Run, now: Timestamp) -> Option<TestRecord> {
         duration_us: number(TestView::duration(run, at).unwrap_or_default()),
         cpu_us: number(metrics.cpu_user_us.saturating_add(metrics.cpu_system_us)),
         peak_memory_bytes: number(metrics.peak_memory_bytes),
+        revision: submitted
+            .spec
+            .workspace
+            .as_ref()
+            .and_then(|workspace| workspace.head.clone()),
         created_at: at,
     })
 }

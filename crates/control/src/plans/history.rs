@@ -1,11 +1,12 @@
 //! What became of a test over time: how it ended, how long it took, and whether it is flaky.
 
+use super::trend::{COMPARED, chart, regressions, trend};
 use crate::{Caller, Control, Result};
-use ostler_contracts::{FlakyTest, TestHistory, TestHistoryRun, TestTrend};
-use ostler_domain::{Permission, RunStatus, TestRecord};
+use ostler_contracts::{FlakyTest, TestChart, TestHistory, TestHistoryRun};
+use ostler_domain::{Measure, Permission, QuarantinedTest, RunStatus, TestRecord, Timestamp};
 use ostler_plans::test_key;
 use ostler_store::{Filter, Op, StoreExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 /// Of which test the history is wanted.
@@ -22,19 +23,18 @@ pub enum TestIdentity {
     },
 }
 
+impl TestIdentity {
+    pub(super) fn key(self) -> String {
+        match self {
+            Self::Key(key) => key,
+            Self::Names { plan, test } => test_key(&plan, &test),
+        }
+    }
+}
+
 /// Most runs of one answer.
 const MAX_RUNS: u32 = 1000;
-/// Runs before the newest that it is compared with.
-const COMPARED: usize = 50;
-/// With fewer than these nothing is said.
-const ENOUGH: usize = 5;
-/// How many standard deviations the newest must be above the median. The deviation of a normal distribution is 1.4826 times
-/// the median absolute one.
-const SIGMAS: f64 = 4.0;
-const SIGMA: f64 = 1.4826;
-/// And how much larger than the median, as a share of it: runs that hardly differ have a deviation of nearly nothing.
-const SHARE: f64 = 0.1;
-/// Flaky ends that are looked at, and tests that are told.
+/// Ends that are looked at for flaky tests, and tests that are told.
 const MAX_FLAKY_ENDS: u32 = 10_000;
 const MAX_FLAKY_TESTS: usize = 100;
 /// Runs of a flaky test that say how often it fails.
@@ -49,15 +49,43 @@ impl Control {
         limit: Option<u32>,
     ) -> Result<TestHistory> {
         caller.require(Permission::RunsRead)?;
-        let key = match test {
-            TestIdentity::Key(key) => key,
-            TestIdentity::Names { plan, test } => test_key(&plan, &test),
-        };
+        let key = test.key();
         let limit = limit.unwrap_or(100).clamp(1, MAX_RUNS);
-        Ok(history(
-            key.clone(),
-            &self.last_records(caller, key, limit).await?,
-        ))
+        let records = self.last_records(caller, key.clone(), limit).await?;
+        let quarantined = self.quarantined(caller).await?.contains(&key);
+        Ok(history(key, quarantined, &records))
+    }
+
+    /// One measure of the runs of a test that passed, oldest first, each beside what was usual before it.
+    pub async fn test_chart(
+        &self,
+        caller: &Caller,
+        test: TestIdentity,
+        measure: Measure,
+        limit: Option<u32>,
+    ) -> Result<TestChart> {
+        caller.require(Permission::RunsRead)?;
+        let key = test.key();
+        let limit = limit.unwrap_or(100).clamp(1, MAX_RUNS);
+        let more = limit.saturating_add(COMPARED as u32);
+        let records = self.last_records(caller, key.clone(), more).await?;
+        Ok(TestChart {
+            key,
+            measure,
+            points: chart(&records, measure, limit as usize),
+        })
+    }
+
+    /// In what a run that has just ended is clearly worse than those before it.
+    pub(super) async fn regressions_of(&self, ended: &TestRecord) -> Result<Vec<Measure>> {
+        if ended.status != RunStatus::Succeeded {
+            return Ok(Vec::new());
+        }
+        let before = Filter::<TestRecord>::by("tenant_id", ended.tenant_id)
+            .and("key", Op::Eq, ended.key.clone())
+            .order_by_desc("created_at")
+            .limit(2 * COMPARED as u32);
+        Ok(regressions(ended, &self.parts.store.list(before).await?))
     }
 
     async fn last_records(&self, caller: &Caller, key: String, limit: u32) -> Result<Vec<TestRecord>> {
@@ -68,42 +96,118 @@ impl Control {
         Ok(self.parts.store.list(records).await?)
     }
 
-    /// Tests that passed only when they were tried again within the last `days` (30 when absent), the flakiest first.
+    /// Keys of the tests that are in quarantine.
+    async fn quarantined(&self, caller: &Caller) -> Result<HashSet<String>> {
+        let listed = Filter::<QuarantinedTest>::by("tenant_id", caller.tenant_id);
+        let listed = self.parts.store.list(listed).await?;
+        Ok(listed.into_iter().map(|test| test.key).collect())
+    }
+
+    /// Tests that within the last `days` (30 when absent) passed only when they were tried again, or both passed and failed
+    /// on one commit; the flakiest first.
     pub async fn flaky_tests(&self, caller: &Caller, days: Option<u32>) -> Result<Vec<FlakyTest>> {
         caller.require(Permission::RunsRead)?;
         let days = u64::from(days.unwrap_or(30).clamp(1, 3650));
         let since = self.now().minus(Duration::from_secs(days * 24 * 3600));
-        let flaky = Filter::<TestRecord>::by("tenant_id", caller.tenant_id)
-            .and("flaky", Op::Eq, true)
-            .and("created_at", Op::Gt, since)
-            .order_by_desc("created_at")
-            .limit(MAX_FLAKY_ENDS);
-        let mut tests: BTreeMap<String, (TestRecord, u32)> = BTreeMap::new();
+        let recent = |filter: Filter<TestRecord>| {
+            filter
+                .and("created_at", Op::Gt, since)
+                .order_by_desc("created_at")
+                .limit(MAX_FLAKY_ENDS)
+        };
+        let own = || Filter::<TestRecord>::by("tenant_id", caller.tenant_id);
+        let flaky = recent(own().and("flaky", Op::Eq, true));
+        let mut tests: BTreeMap<String, Found> = BTreeMap::new();
         for end in self.parts.store.list(flaky).await? {
             // The newest comes first and is kept.
-            tests.entry(end.key.clone()).or_insert((end, 0)).1 += 1;
+            tests
+                .entry(end.key.clone())
+                .or_insert_with(|| Found::of(end))
+                .flaky += 1;
         }
-        let mut tests: Vec<(TestRecord, u32)> = tests.into_values().collect();
-        tests.sort_by_key(|(end, times)| (std::cmp::Reverse(*times), end.name.clone()));
+        let failed = recent(
+            own()
+                .within("status", [RunStatus::Failed, RunStatus::TimedOut])
+                .and("revision", Op::Ne, None::<String>),
+        );
+        let mut failures: BTreeMap<String, (TestRecord, BTreeSet<String>)> = BTreeMap::new();
+        for end in self.parts.store.list(failed).await? {
+            let Some(revision) = end.revision.clone() else {
+                continue;
+            };
+            let test = failures
+                .entry(end.key.clone())
+                .or_insert_with(|| (end, BTreeSet::new()));
+            test.1.insert(revision);
+        }
+        for (key, (end, revisions)) in failures {
+            let both = self.passed_on(caller, &key, &revisions, since).await?;
+            if both > 0 {
+                tests.entry(key).or_insert_with(|| Found::of(end)).both = both;
+            }
+        }
+        let mut tests: Vec<Found> = tests.into_values().collect();
+        tests.sort_by_key(|test| (std::cmp::Reverse(test.flaky + test.both), test.end.name.clone()));
         tests.truncate(MAX_FLAKY_TESTS);
+        let quarantined = self.quarantined(caller).await?;
         let mut found = Vec::with_capacity(tests.len());
-        for (end, flaky) in tests {
+        for Found { end, flaky, both } in tests {
             let last = self.last_records(caller, end.key.clone(), LAST).await?;
             let executed = || last.iter().filter(|run| was_executed(run.status));
             found.push(FlakyTest {
                 flaky,
+                both,
                 failed: executed()
                     .filter(|run| run.status != RunStatus::Succeeded)
                     .count() as u32,
                 runs: executed().count() as u32,
                 last_at: end.created_at.into(),
                 tolerated: last.first().is_some_and(|run| run.tolerated),
+                quarantined: quarantined.contains(&end.key),
                 key: end.key,
                 plan: end.plan,
                 name: end.name,
             });
         }
         Ok(found)
+    }
+
+    /// On how many of these commits a test passed.
+    async fn passed_on(
+        &self,
+        caller: &Caller,
+        key: &str,
+        revisions: &BTreeSet<String>,
+        since: Timestamp,
+    ) -> Result<u32> {
+        let passed = Filter::<TestRecord>::by("tenant_id", caller.tenant_id)
+            .and("key", Op::Eq, key.to_owned())
+            .and("created_at", Op::Gt, since)
+            .and("status", Op::Eq, RunStatus::Succeeded)
+            .order_by_desc("created_at")
+            .limit(MAX_FLAKY_ENDS);
+        let passed = self.parts.store.list(passed).await?;
+        let passed: HashSet<String> = passed.into_iter().filter_map(|run| run.revision).collect();
+        Ok(revisions.iter().filter(|one| passed.contains(*one)).count() as u32)
+    }
+}
+
+/// A test that seems to be flaky, by its newest end of that kind.
+struct Found {
+    end: TestRecord,
+    /// Passes after a failure in the same plan.
+    flaky: u32,
+    /// Commits with both outcomes.
+    both: u32,
+}
+
+impl Found {
+    const fn of(end: TestRecord) -> Self {
+        Self {
+            end,
+            flaky: 0,
+            both: 0,
+        }
     }
 }
 
@@ -114,28 +218,18 @@ fn was_executed(status: RunStatus) -> bool {
     )
 }
 
-fn positive(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or_default()
-}
-
 /// The history of these runs, newest first.
-fn history(key: String, records: &[TestRecord]) -> TestHistory {
+fn history(key: String, quarantined: bool, records: &[TestRecord]) -> TestHistory {
     let executed = records.iter().filter(|run| was_executed(run.status)).count();
-    let passed: Vec<&TestRecord> = records
-        .iter()
-        .filter(|run| run.status == RunStatus::Succeeded)
-        .collect();
-    let series = |value: fn(&TestRecord) -> i64| {
-        let values = passed.iter().map(|run| positive(value(run)));
-        trend(&values.filter(|value| *value > 0).collect::<Vec<_>>())
-    };
+    let passed = records.iter().filter(|run| run.status == RunStatus::Succeeded);
     TestHistory {
         key,
-        pass_rate: (executed > 0).then(|| passed.len() as f64 / executed as f64),
+        pass_rate: (executed > 0).then(|| passed.count() as f64 / executed as f64),
         flaky: records.iter().any(|run| run.flaky),
-        duration: series(|run| run.duration_us),
-        cpu: series(|run| run.cpu_us),
-        peak_memory: series(|run| run.peak_memory_bytes),
+        quarantined,
+        duration: trend(records, Measure::Duration),
+        cpu: trend(records, Measure::Cpu),
+        peak_memory: trend(records, Measure::PeakMemory),
         runs: records
             .iter()
             .map(|run| TestHistoryRun {
@@ -146,64 +240,12 @@ fn history(key: String, records: &[TestRecord]) -> TestHistory {
                 ordinal: run.ordinal,
                 status: run.status,
                 flaky: run.flaky,
-                duration_us: positive(run.duration_us),
-                cpu_us: positive(run.cpu_us),
-                peak_memory_bytes: positive(run.peak_memory_bytes),
+                duration_us: run.measured(Measure::Duration),
+                cpu_us: run.measured(Measure::Cpu),
+                peak_memory_bytes: run.measured(Measure::PeakMemory),
+                revision: run.revision.clone(),
                 at: run.created_at.into(),
             })
             .collect(),
-    }
-}
-
-/// The newest of these values, which come newest first, beside those before it.
-fn trend(values: &[u64]) -> Option<TestTrend> {
-    let (latest, before) = values.split_first()?;
-    let before: Vec<f64> = before.iter().take(COMPARED).map(|value| *value as f64).collect();
-    let median = middle(before.clone())?;
-    let deviation = middle(before.iter().map(|value| (value - median).abs()).collect())?;
-    let bound = median + (SIGMAS * SIGMA * deviation).max(SHARE * median);
-    Some(TestTrend {
-        latest: *latest,
-        median,
-        deviation,
-        count: before.len() as u32,
-        regression: before.len() >= ENOUGH && *latest as f64 > bound,
-    })
-}
-
-fn middle(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    let upper = *values.get(half)?;
-    if values.len() % 2 == 1 {
-        return Some(upper);
-    }
-    Some(f64::midpoint(*values.get(half - 1)?, upper))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clear_rise_is_a_regression_and_one_outlier_before_it_hides_nothing() {
-        let usual = [100, 101, 99, 5000, 100, 102];
-        let with = |latest: u64| {
-            let values: Vec<u64> = [latest].into_iter().chain(usual).collect();
-            trend(&values).unwrap()
-        };
-        let risen = with(150);
-        assert!(risen.regression && risen.count == 6, "{risen:?}");
-        assert!((risen.median - 100.5).abs() < 1e-9, "{risen:?}");
-        assert!(!with(105).regression, "within a tenth");
-        assert!(!with(50).regression, "faster is none");
-    }
-
-    #[test]
-    fn little_says_nothing() {
-        assert_eq!(trend(&[]), None);
-        assert_eq!(trend(&[5]), None);
-        assert!(!trend(&[900, 100, 100, 100, 100]).unwrap().regression);
-        assert!(trend(&[900, 100, 100, 100, 100, 100]).unwrap().regression);
     }
 }

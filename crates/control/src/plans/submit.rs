@@ -1,6 +1,6 @@
 //! From the text of a plan to its runs.
 
-use super::{PlanFormat, run_id};
+use super::{PlanChoices, PlanFormat, run_id};
 use crate::runs::impossible;
 use crate::{Caller, Control, ControlError, PlanFault, Result};
 use ostler_contracts::{PlanMistake, PlanMistakes, PlanView};
@@ -32,11 +32,24 @@ impl Control {
     /// Takes a plan from its text and puts its tests on the queue, in one commit. A text that is no plan is refused with
     /// all its mistakes; so is a plan with a test that no pool can ever execute, with the reason of each pool.
     pub async fn submit_plan(&self, caller: &Caller, text: String, format: PlanFormat) -> Result<PlanView> {
+        self.submit_plan_with(caller, text, format, PlanChoices::default())
+            .await
+    }
+
+    /// The same, with what whoever submits it chooses besides.
+    pub async fn submit_plan_with(
+        &self,
+        caller: &Caller,
+        text: String,
+        format: PlanFormat,
+        choices: PlanChoices,
+    ) -> Result<PlanView> {
         caller.require(Permission::TestsWrite)?;
         caller.require(Permission::RunsRead)?;
         let read = tokio::task::spawn_blocking(move || Plan::parse(&text, format)).await;
-        let plan =
+        let mut plan =
             read.map_err(|error| ControlError::Unavailable(format!("the plan was not read: {error}")))??;
+        choices.apply(&mut plan)?;
         let project = match &plan.project {
             Some(name) => Some(self.project_named(caller, name).await?),
             None => None,
@@ -45,6 +58,14 @@ impl Control {
             let own = plan.branch.clone();
             own.unwrap_or_else(|| project.default_branch.clone())
         });
+        let head = match (&project, &branch) {
+            (Some(project), Some(branch)) => {
+                let wanted = choices.revision.as_deref();
+                Some(self.revision(project, branch, wanted).await?)
+            }
+            _ => None,
+        };
+        self.divide(caller.tenant_id, &mut plan).await?;
         let record = TestPlan {
             id: PlanId::new(),
             tenant_id: caller.tenant_id,
@@ -66,7 +87,7 @@ impl Control {
         let names: Vec<String> = plan.tests.iter().map(|test| test.name.clone()).collect();
         let tests = (0_u32..).zip(plan.tests);
         let runs = tests
-            .map(|(index, test)| self.test_run(&record, index, test, &names))
+            .map(|(index, test)| self.test_run(&record, index, test, &names, head.as_ref()))
             .collect();
         self.begin_plan(caller, record, runs).await
     }
@@ -78,6 +99,7 @@ impl Control {
         mut plan: TestPlan,
         mut runs: Vec<NewRun>,
     ) -> Result<PlanView> {
+        self.mark_quarantined(caller, &mut runs).await?;
         self.check_possible(&runs).await?;
         hold(&mut runs, plan.max_parallel);
         plan.first_event = self.parts.store.last_event().await?;
@@ -144,7 +166,14 @@ impl Control {
         ))
     }
 
-    fn test_run(&self, plan: &TestPlan, index: u32, test: PlannedTest, names: &[String]) -> NewRun {
+    pub(super) fn test_run(
+        &self,
+        plan: &TestPlan,
+        index: u32,
+        test: PlannedTest,
+        names: &[String],
+        head: Option<&String>,
+    ) -> NewRun {
         let needs = test.needs.iter().filter_map(|need| names.get(*need as usize));
         let needs = needs.cloned().collect();
         let mut requirements = test.requires;
@@ -152,7 +181,7 @@ impl Control {
             // The one driver that boots a kernel for a test. A path is that of a file of the workspace.
             requirements.driver.get_or_insert(DriverKind::Qemu);
             if !kernel.name.contains('/') {
-                requirements.kernel.get_or_insert_with(|| kernel.name.clone());
+                requirements.kernel = Some(kernel.name.clone());
             }
         }
         let command = test.command.map(|command| CommandSpec {
@@ -183,7 +212,7 @@ impl Control {
                 workspace: workspace.map(|(project_id, branch)| WorkspaceSpec {
                     project_id,
                     branch,
-                    head: None,
+                    head: head.cloned(),
                     write_back: false,
                 }),
                 timeout: Some(test.timeout_ms.map_or(limit, Duration::from_millis)),

@@ -71,6 +71,22 @@ impl Repository {
         self.resolve(&branch_ref(branch)?).await
     }
 
+    /// The commit that `revision` (a branch or the id of a commit) names, if it is one of `branch`: all that a sandbox is given.
+    ///
+    /// # Errors
+    /// No clone, no such branch or commit, or a commit that is not in the branch.
+    pub async fn commit_of(&self, branch: &str, revision: &str) -> Result<String> {
+        let head = self.commit(&branch_ref(branch)?).await?;
+        let commit = self.commit(revision).await?;
+        if self.is_ancestor(&commit, &head).await? {
+            return Ok(commit);
+        }
+        Err(ForgeError::UnknownRevision {
+            name: format!("{revision} of the branch {branch}"),
+            repository: self.path.clone(),
+        })
+    }
+
     /// Whether everything in `old` is also in `new`.
     pub(super) async fn is_ancestor(&self, old: &str, new: &str) -> Result<bool> {
         let answer = self

@@ -32,12 +32,12 @@ run = "false"
 quarantined = true
 "#;
 
-async fn server(data: &Path) -> Cli {
+pub(crate) async fn server(data: &Path) -> Cli {
     let server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), data);
     Cli(server.env("OSTLER_DRIVERS__DOCKER", "false").start().await)
 }
 
-fn written(dir: &Path, name: &str, text: &str) -> String {
+pub(crate) fn written(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
@@ -219,9 +219,7 @@ async fn a_plan_is_followed_over_broken_connections_and_a_restart() {
     let token = server.0.token.clone().unwrap();
     let mut plan = "name = \"long\"\nmax_parallel = 1\n".to_owned();
     for n in 1..=6 {
-        plan.push_str(&format!(
-            "[[tests]]\nname = \"test {n}\"\nrun = \"sleep 1; echo {n}\"\n"
-        ));
+        plan += &format!("[[tests]]\nname = \"test {n}\"\nrun = \"sleep 1; echo {n}\"\n");
     }
     let file = written(files.path(), "plan.toml", &plan);
     let mut run = server.start(&["--server", &proxy.url, "--token", &token, "test", "run", &file]);

@@ -188,21 +188,8 @@ fn runs() -> Vec<Row> {
         get("/runs/{id}/explain", On::Run),
         get("/runs/{id}/logs", On::Run),
         get("/runs/{id}/artifacts", On::Run),
-        // A run without artifacts: who may is decided before.
-        row(
-            Method::GET,
-            "/runs/{id}/artifacts/{path}",
-            RUNS_READ,
-            On::RunAndPath,
-            404,
-        ),
-        row(
-            Method::GET,
-            "/tests/{key}/artifacts/latest/{path}",
-            RUNS_READ,
-            On::TestAndPath,
-            404,
-        ),
+        get("/runs/{id}/artifacts/{path}", On::RunAndPath),
+        get("/tests/{key}/artifacts/latest/{path}", On::TestAndPath).elsewhere(404),
     ]
 }
 
@@ -220,6 +207,19 @@ fn plans() -> Vec<Row> {
         row(Method::POST, "/plans/{id}/rerun", TESTS, On::Plan, 201).body(|_| json!({})),
         get("/tests/history", On::Nothing).query("?key=none"),
         get("/tests/flaky", On::Nothing),
+        get("/tests/chart", On::Nothing).query("?key=none"),
+        get("/tests/quarantine", On::Nothing),
+        row(Method::POST, "/tests/quarantine", TESTS, On::Nothing, 201)
+            .body(|_| json!({ "plan": "p", "test": "t" })),
+        row(
+            Method::DELETE,
+            "/tests/quarantine/{key}",
+            TESTS,
+            On::QuarantinedTest,
+            204,
+        ),
+        get("/runs/{id}/cases", On::Run),
+        get("/metrics", On::Nothing),
     ]
 }
 

@@ -1,9 +1,11 @@
 //! A server with two tenants, and objects of every kind in one of them.
 
 use crate::rows::Scope;
+use ostler_artifacts::{ArtifactSettings, ArtifactStore};
 use ostler_domain::{
-    BlockedReason, MergeRequest, MergeRequestId, MergeRequestStatus, Permission, Project, Subtask, SubtaskId,
-    SubtaskStatus, Task, TaskId, TaskStatus, Timestamp,
+    Artifact, ArtifactId, BlockedReason, Clock, MergeRequest, MergeRequestId, MergeRequestStatus, NewRun,
+    Permission, PlanId, Project, RunId, RunStatus, Subtask, SubtaskId, SubtaskStatus, SystemClock, Task,
+    TaskId, TaskStatus, TenantId, TestRecord, Timestamp,
 };
 use ostler_store::{Change, Filter, Store, StoreExt};
 use ostler_store_postgres::PostgresStore;
@@ -19,6 +21,9 @@ use std::time::Duration;
 
 /// Objects that only agents or their runs make, prepared in the database.
 const PREPARED: usize = 12;
+/// A file that runs have left, and the key of their test.
+const KEPT: &str = "a/b";
+const KEY: &str = "0123456789abcdef";
 /// For the beginning of an answer; a stream has no end.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,6 +41,7 @@ pub(crate) enum On {
     Run,
     RunAndPath,
     TestAndPath,
+    QuarantinedTest,
     Plan,
     Agent,
     AgentWithFile,
@@ -148,7 +154,9 @@ impl World {
             .await;
         world.server.stop().await;
         let store = open(&directory.join("data/ostler.db"), database).await;
-        let prepared = prepare(store.as_ref(), &id(&project)).await;
+        let mut prepared = prepare(store.as_ref(), &id(&project)).await;
+        let runs = kept(store.as_ref(), &directory.join("data/artifacts"), &world.home_id).await;
+        prepared.insert(On::RunAndPath, runs);
         store.close().await;
         *world.prepared.lock().unwrap() = prepared;
         world.server.start_again().await;
@@ -223,6 +231,16 @@ impl World {
     /// An object for one row, as the variables of its path.
     pub(crate) async fn make(&self, on: On) -> Vec<String> {
         let named = || json!({ "name": format!("n{}", Self::number()) });
+        if on == On::RunAndPath {
+            let run = self
+                .prepared
+                .lock()
+                .unwrap()
+                .get_mut(&On::RunAndPath)
+                .unwrap()
+                .pop_front();
+            return vec![run.unwrap(), KEPT.to_owned()];
+        }
         if let Some(ready) = self.prepared.lock().unwrap().get_mut(&on) {
             return vec![
                 ready
@@ -244,11 +262,12 @@ impl World {
                 self.new_object("/runs", json!({ "command": ["sleep", "3600"] }))
                     .await
             }
-            On::RunAndPath => {
-                let run = self.new_object("/runs", json!({ "command": ["sleep", "3600"] }));
-                return vec![run.await, "a/b".to_owned()];
+            On::TestAndPath => return vec![KEY.to_owned(), KEPT.to_owned()],
+            On::QuarantinedTest => {
+                let body = json!({ "plan": "p", "test": named()["name"] });
+                let listed = self.post(&self.owner, None, "/tests/quarantine", body).await;
+                listed["key"].as_str().unwrap().to_owned()
             }
-            On::TestAndPath => return vec!["0123456789abcdef".to_owned(), "a/b".to_owned()],
             On::Plan => {
                 let test = json!({ "name": "t", "run": ["sleep", "3600"] });
                 self.new_object("/plans", json!({ "name": "p", "tests": [test] }))
@@ -326,7 +345,8 @@ impl World {
             On::Subtask | On::BlockedSubtask | On::CompletedSubtask => SubtaskId::new().to_string(),
             On::MergeRequest => MergeRequestId::new().to_string(),
             On::Run => d::RunId::new().to_string(),
-            On::RunAndPath => return vec![d::RunId::new().to_string(), "a/b".to_owned()],
+            On::RunAndPath => return vec![d::RunId::new().to_string(), KEPT.to_owned()],
+            On::QuarantinedTest => format!("{:032x}", Self::number()),
             On::Plan => d::PlanId::new().to_string(),
             On::Agent | On::AgentWithFile | On::PlatformAgent | On::Sandbox => {
                 d::SandboxId::new().to_string()
@@ -390,6 +410,70 @@ async fn open(file: &Path, database: Option<&str>) -> Box<dyn Store> {
     };
     let options = ostler_store_postgres::Options::default();
     Box::new(PostgresStore::connect(url, options).await.unwrap())
+}
+
+/// Runs of a test that left a file each, with its content.
+async fn kept(store: &dyn Store, directory: &Path, tenant: &str) -> VecDeque<String> {
+    let tenant_id: TenantId = tenant.parse().unwrap();
+    let artifacts = ArtifactStore::open(&ArtifactSettings::default(), directory.to_owned()).unwrap();
+    let now = SystemClock.now();
+    let mut runs = VecDeque::new();
+    for _ in 0..PREPARED {
+        let run: NewRun = serde_json::from_value(json!({
+            "id": RunId::new(), "tenant_id": tenant_id, "kind": "test", "project_id": null, "task_id": null,
+            "subtask_id": null, "plan_id": null, "ordinal": 1, "requirements": {}, "priority": 0, "max_attempts": 1,
+            "not_before": null, "held": true, "created_at": now, "spec": { "test": { "name": "t", "key": KEY } },
+        }))
+        .unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(6);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, KEPT, &b"secret"[..]).unwrap();
+        let archive = bytes::Bytes::from(archive.into_inner().unwrap());
+        let stream = futures::stream::iter([Ok::<_, std::io::Error>(archive)]);
+        let limits = ArtifactSettings::default().limits(None, None);
+        let stored = artifacts.put(run.id, limits, now, stream).await;
+        let file = &stored.files[0];
+        let artifact = Artifact {
+            id: ArtifactId::new(),
+            tenant_id,
+            run_id: run.id,
+            plan_id: None,
+            path: file.path.clone(),
+            bytes: 6,
+            sha256: file.sha256.clone(),
+            object: file.place.to_string(),
+            created_at: stored.created_at,
+            expires_at: None,
+        };
+        let record = TestRecord {
+            run_id: run.id,
+            tenant_id,
+            key: KEY.into(),
+            plan_id: PlanId::new(),
+            plan: "p".into(),
+            name: "t".into(),
+            ordinal: 1,
+            status: RunStatus::Succeeded,
+            tolerated: false,
+            superseded: false,
+            flaky: false,
+            duration_us: 1,
+            cpu_us: 0,
+            peak_memory_bytes: 0,
+            revision: None,
+            created_at: now,
+        };
+        runs.push_back(run.id.to_string());
+        let changes = vec![
+            Change::enqueue(run),
+            Change::insert(&artifact),
+            Change::insert(&record),
+        ];
+        store.commit(changes).await.unwrap();
+    }
+    runs
 }
 
 /// Objects of the project in the states that rows need, while no server runs.

@@ -1,5 +1,7 @@
 //! Plans of tests.
 
+pub(super) mod follow;
+
 use crate::ServerState;
 use crate::auth::Auth;
 use crate::error::{ApiError, ApiResult};
@@ -9,26 +11,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
-use ostler_contracts::{
-    ErrorCode, FlakyTest, PlanExplanation, PlanStatus, PlanView, RerunPlan, TestHistory, TestView,
-};
-use ostler_control::{Caller, ControlError, PlanFormat, PlanQuery, TestIdentity, TestQuery};
-use ostler_domain::{PlanId, ProjectId, RunId, RunStatus};
-use ostler_store::{Hint, Store};
+use ostler_contracts::{ErrorCode, PlanExplanation, PlanStatus, PlanView, RerunPlan, TestView};
+use ostler_control::{PlanChoices, PlanFormat, PlanQuery, TestQuery};
+use ostler_domain::{PlanId, ProjectId, RunStatus};
 use serde::Deserialize;
-use std::collections::HashSet;
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
-
-/// How often a follower of a plan is told which tests are being executed.
-const LIVE: Duration = Duration::from_millis(500);
-/// How long more events are waited for after one.
-const ALONG: Duration = Duration::from_millis(20);
-const PAGE: u32 = 500;
 
 /// Which plans are wanted.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -63,31 +49,56 @@ pub(super) struct TestParameters {
     limit: Option<u32>,
 }
 
-/// Of which test the history is wanted: by its `key`, or by `plan` and `test`.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HistoryParameters {
-    /// Identity of the test, as tests of plans have it.
-    key: Option<String>,
-    /// Name of the plan.
-    plan: Option<String>,
-    /// Name of the test.
-    test: Option<String>,
-    /// At most this many runs; 100 when absent, at most 1000.
-    limit: Option<u32>,
+/// What whoever submits a plan chooses besides its text. Each may be left out; `test` and `env` may be repeated.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "for the document: repeated parameters are read one by one"
+)]
+pub(super) struct SubmitParameters {
+    /// Whether the first failure cancels what did not begin; as the text says when absent.
+    fail_fast: Option<bool>,
+    /// Only tests whose name contains this, with what they need.
+    test: Option<Vec<String>>,
+    /// An environment variable of all tests, `NAME=VALUE`; it comes before those of the text.
+    env: Option<Vec<String>>,
+    /// The commit of the plan's branch that its tests get; what the branch is at when absent.
+    revision: Option<String>,
 }
 
-/// Over what time flaky tests are looked for.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FlakyParameters {
-    /// Days up to now; 30 when absent.
-    days: Option<u32>,
+/// Reads them. An error names what is not understood.
+fn choices(parameters: Vec<(String, String)>) -> Result<PlanChoices, String> {
+    let mut choices = PlanChoices::default();
+    for (name, value) in parameters {
+        match name.as_str() {
+            "fail_fast" => {
+                let known = value
+                    .parse()
+                    .map_err(|_| format!("`fail_fast` is true or false, not `{value}`"))?;
+                choices.fail_fast = Some(known);
+            }
+            "test" => choices.only.push(value),
+            "env" => {
+                let (name, value) = value
+                    .split_once('=')
+                    .ok_or_else(|| format!("`env` is NAME=VALUE, not `{value}`"))?;
+                choices.env.insert(name.to_owned(), value.to_owned());
+            }
+            "revision" => choices.revision = Some(value),
+            other => {
+                return Err(format!(
+                    "`{other}` is no parameter; there are fail_fast, test, env and revision"
+                ));
+            }
+        }
+    }
+    Ok(choices)
 }
 
 /// Submits a plan: its text as TOML, YAML or JSON, as the content type says. A plan that is refused for its text has a
 /// `PlanMistakes` as `details`.
-#[utoipa::path(post, path = "/plans", tag = "plans",
+#[utoipa::path(post, path = "/plans", tag = "plans", params(SubmitParameters),
     request_body(description = "The text of a plan", content(
         (Object = "application/json"), (String = "application/toml"), (String = "application/yaml"),
     )),
@@ -96,6 +107,7 @@ pub(super) struct FlakyParameters {
 pub(super) async fn submit(
     State(state): State<ServerState>,
     Auth(caller): Auth,
+    InQuery(parameters): InQuery<Vec<(String, String)>>,
     headers: HeaderMap,
     InText(text): InText,
 ) -> ApiResult<(StatusCode, Json<PlanView>)> {
@@ -106,7 +118,11 @@ pub(super) async fn submit(
             "the content type must say what the plan is written in: application/toml, application/yaml or application/json",
         )
     })?;
-    let plan = state.control.submit_plan(&caller, text, format).await?;
+    let choices = choices(parameters).map_err(|why| ApiError::new(ErrorCode::InvalidRequest, why))?;
+    let plan = state
+        .control
+        .submit_plan_with(&caller, text, format, choices)
+        .await?;
     Ok((StatusCode::CREATED, Json(plan)))
 }
 
@@ -200,209 +216,39 @@ pub(super) async fn explain(
     Ok(Json(state.control.explain_plan(&caller, id).await?))
 }
 
-/// How runs of a test ended, in plans of the same name, and whether it has become slower.
-#[utoipa::path(get, path = "/tests/history", tag = "plans", params(HistoryParameters),
-    responses((status = 200, description = "Done", body = TestHistory), Denied, BadRequest)
-)]
-pub(super) async fn history(
-    State(state): State<ServerState>,
-    Auth(caller): Auth,
-    InQuery(query): InQuery<HistoryParameters>,
-) -> ApiResult<Json<TestHistory>> {
-    let test = match (query.key, query.plan, query.test) {
-        (Some(key), None, None) => TestIdentity::Key(key),
-        (None, Some(plan), Some(test)) => TestIdentity::Names { plan, test },
-        _ => {
-            return Err(ApiError::new(
-                ErrorCode::InvalidRequest,
-                "name the test by `key`, or by `plan` and `test`",
-            ));
-        }
-    };
-    Ok(Json(
-        state.control.test_history(&caller, test, query.limit).await?,
-    ))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Tests that passed only when they were tried again, the flakiest first.
-#[utoipa::path(get, path = "/tests/flaky", tag = "plans", params(FlakyParameters),
-    responses((status = 200, description = "Done", body = Vec<FlakyTest>), Denied, BadRequest)
-)]
-pub(super) async fn flaky(
-    State(state): State<ServerState>,
-    Auth(caller): Auth,
-    InQuery(query): InQuery<FlakyParameters>,
-) -> ApiResult<Json<Vec<FlakyTest>>> {
-    Ok(Json(state.control.flaky_tests(&caller, query.days).await?))
-}
-
-/// Follows a plan from its beginning to its end as server-sent events. `test.finished` (a `TestView`, for each run that
-/// ended) and `plan.finished` (a `PlanView`, the last one) have ids, after which `Last-Event-ID` takes up again; between
-/// them, of the moment and without ids, `test.started` (a `TestView`) and `plan.updated` (a `PlanView`).
-#[utoipa::path(get, path = "/plans/{id}/events", tag = "plans", params(("id" = String, Path, description = "Id")),
-    responses(
-        (status = 200, description = "A stream of events", body = TestView, content_type = "text/event-stream"),
-        Denied, NotFound,
-    )
-)]
-pub(super) async fn follow(
-    State(state): State<ServerState>,
-    Auth(caller): Auth,
-    InPath(id): InPath<PlanId>,
-    headers: HeaderMap,
-) -> ApiResult<Sse<impl futures::Stream<Item = Result<Event, Infallible>>>> {
-    let first = state.control.plan_events_from(&caller, id).await?;
-    let last = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|id| id.parse().ok());
-    let store = Arc::clone(state.control.store());
-    // Subscribed before looking, so that nothing falls between the two.
-    let hints = store.hints();
-    let follower = Follower {
-        state,
-        caller,
-        id,
-        store,
-        hints,
-        after: last.unwrap_or(first).max(first),
-        started: HashSet::new(),
-        shown: None,
-        live: Instant::now(),
-    };
-    Ok(Sse::new(follower.events()).keep_alive(KeepAlive::default()))
-}
-
-/// Somebody who follows a plan.
-struct Follower {
-    state: ServerState,
-    caller: Caller,
-    id: PlanId,
-    store: Arc<dyn Store>,
-    hints: Receiver<Hint>,
-    /// The last event that was told.
-    after: i64,
-    /// Attempts that were told as started, and still run.
-    started: HashSet<(RunId, u32)>,
-    shown: Option<PlanView>,
-    /// When to look next at what is being executed.
-    live: Instant,
-}
-
-impl Follower {
-    fn events(mut self) -> impl futures::Stream<Item = Result<Event, Infallible>> {
-        async_stream::stream! {
-            loop {
-                // Before the events are read: those of a plan that has ended by then are all there.
-                let over = match self.state.control.plan_has_ended(&self.caller, self.id).await {
-                    Ok(over) => over,
-                    Err(error) if matches!(error, ControlError::NotFound { .. }) => return,
-                    Err(error) => {
-                        tracing::warn!(%error, "a plan cannot be read at present");
-                        tokio::time::sleep(LIVE).await;
-                        continue;
-                    }
-                };
-                loop {
-                    let found = self.store.events(Some(self.caller.tenant_id), self.after, PAGE).await;
-                    let found = match found {
-                        Ok(found) => found,
-                        Err(error) => {
-                            tracing::warn!(%error, "events cannot be read at present");
-                            break;
-                        }
-                    };
-                    let full = found.len() == PAGE as usize;
-                    let subject = self.id.to_string();
-                    for event in found {
-                        self.after = event.seq;
-                        let inner = event.event;
-                        if inner.subject != subject {
-                            continue;
-                        }
-                        let last = inner.kind == "plan.finished";
-                        if last || inner.kind == "test.finished" {
-                            let told = Event::default().id(event.seq.to_string()).event(inner.kind);
-                            if let Ok(told) = told.json_data(inner.data) {
-                                yield Ok(told);
-                            }
-                        }
-                        if last {
-                            return;
-                        }
-                    }
-                    if !full {
-                        break;
-                    }
-                }
-                if over {
-                    // Its last event was seen before, or is kept no more.
-                    let plan = self.state.control.plan(&self.caller, self.id).await;
-                    let told = plan.map(|plan| Event::default().event("plan.finished").json_data(plan));
-                    if let Ok(Ok(told)) = told {
-                        yield Ok(told);
-                    }
-                    return;
-                }
-                if self.live <= Instant::now() {
-                    for event in self.look().await {
-                        yield Ok(event);
-                    }
-                    self.live = Instant::now() + LIVE;
-                }
-                if !self.wait().await {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// What has changed of the plan and of what is being executed.
-    async fn look(&mut self) -> Vec<Event> {
-        let mut told = Vec::new();
-        match self.state.control.plan_running(&self.caller, self.id).await {
-            Err(error) => tracing::warn!(%error, "the tests of a plan cannot be read at present"),
-            Ok(running) => {
-                let now: HashSet<(RunId, u32)> =
-                    running.iter().map(|test| (test.run_id, test.attempt)).collect();
-                for test in running {
-                    if !self.started.contains(&(test.run_id, test.attempt)) {
-                        told.extend(Event::default().event("test.started").json_data(test).ok());
-                    }
-                }
-                self.started = now;
-            }
-        }
-        match self.state.control.plan(&self.caller, self.id).await {
-            Err(error) => tracing::warn!(%error, "a plan cannot be read at present"),
-            Ok(plan) if self.shown.as_ref() == Some(&plan) => {}
-            Ok(plan) => {
-                told.extend(Event::default().event("plan.updated").json_data(&plan).ok());
-                self.shown = Some(plan);
-            }
-        }
-        told
-    }
-
-    /// Waits for an event, or until it is time to look. False when there will be none any more.
-    async fn wait(&mut self) -> bool {
-        let live = tokio::time::Instant::from_std(self.live);
-        let hints = &mut self.hints;
-        let hint = async {
-            loop {
-                match hints.recv().await {
-                    Ok(Hint::Events) | Err(RecvError::Lagged(_)) => return true,
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => return false,
-                }
-            }
+    #[test]
+    fn choices_are_read_and_mistakes_named() {
+        let read = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            choices(pairs.collect())
         };
-        let more = tokio::time::timeout_at(live, hint).await;
-        // Ends often come close together, and one look answers all of them.
-        tokio::time::sleep(ALONG).await;
-        while !self.hints.is_empty() {
-            let _ = self.hints.recv().await;
+        let all = read(&[
+            ("test", "a"),
+            ("test", "b, c"),
+            ("env", "X=1=2"),
+            ("fail_fast", "false"),
+            ("revision", "0d8f"),
+        ])
+        .unwrap();
+        assert_eq!(all.only, ["a", "b, c"]);
+        assert_eq!(all.env["X"], "1=2");
+        assert_eq!(
+            (all.fail_fast, all.revision.as_deref()),
+            (Some(false), Some("0d8f"))
+        );
+        assert_eq!(read(&[]).unwrap(), PlanChoices::default());
+        for (pair, wanted) in [
+            (("env", "X"), "NAME=VALUE"),
+            (("fail_fast", "yes"), "true or false"),
+            (("tests", "a"), "`tests` is no parameter"),
+        ] {
+            assert!(read(&[pair]).unwrap_err().contains(wanted));
         }
-        more.unwrap_or(true)
     }
 }

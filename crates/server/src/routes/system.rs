@@ -6,8 +6,11 @@ use crate::error::ApiResult;
 use crate::refusals::Denied;
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::Html;
 use ostler_contracts::{ErrorBody, Health, KindView, ReconcilerView};
+use std::fmt::Write;
 
 /// Whether the server can do its work. Needs no token; counters of runs are shown to those who have one.
 #[utoipa::path(get, path = "/health", tag = "system", security(()),
@@ -15,9 +18,12 @@ use ostler_contracts::{ErrorBody, Health, KindView, ReconcilerView};
 )]
 pub(super) async fn health(State(state): State<ServerState>, caller: Option<Auth>) -> Json<Health> {
     let database = state.control.store().last_event().await.is_ok();
-    let runs = match caller {
-        Some(Auth(caller)) => state.control.store().counters(Some(caller.tenant_id)).await.ok(),
-        None => None,
+    let (runs, orchestrator) = match caller {
+        Some(Auth(caller)) => (
+            state.control.store().counters(Some(caller.tenant_id)).await.ok(),
+            state.control.orchestrator(&caller).await.ok(),
+        ),
+        None => (None, None),
     };
     Json(Health {
         status: if database { "ok" } else { "degraded" }.to_owned(),
@@ -30,7 +36,25 @@ pub(super) async fn health(State(state): State<ServerState>, caller: Option<Auth
                 .map(|(status, count)| (status.to_string(), count))
                 .collect()
         }),
+        orchestrator,
     })
+}
+
+/// Figures for Prometheus, in its text format: runs by state, plans that have not ended and, for operators, sandboxes. Of
+/// the caller's tenant; of all tenants for operators. Exact at the moment of the answer. Also at `/metrics`.
+#[utoipa::path(get, path = "/metrics", tag = "system",
+    responses((status = 200, description = "Done", body = String, content_type = "text/plain"), Denied)
+)]
+pub(super) async fn metrics(
+    State(state): State<ServerState>,
+    Auth(caller): Auth,
+) -> ApiResult<([(HeaderName, &'static str); 1], String)> {
+    let mut text = state.control.metrics(&caller).await?;
+    let uptime = state.started.elapsed().as_secs();
+    text.push_str("# HELP ostler_uptime_seconds Seconds since the server was ready.\n# TYPE ostler_uptime_seconds gauge\n");
+    // Writing to a text cannot fail.
+    let _ = writeln!(text, "ostler_uptime_seconds {uptime}");
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 /// The agent kinds.

@@ -15,15 +15,30 @@ pub struct Flaky {
 impl Flaky {
     pub(super) async fn run(self, session: &Session) -> Outcome {
         let tests = session.client.flaky_tests(Some(self.days)).await?;
-        let columns = ["TEST", "PLAN", "FLAKY", "FAILED", "LAST", "TOLERATED", "KEY"];
+        let columns = [
+            "TEST",
+            "PLAN",
+            "FLAKY",
+            "BOTH",
+            "FAILED",
+            "LAST",
+            "TOLERATED",
+            "KEY",
+        ];
         session.out.list(&tests, columns, "no test was flaky", |test| {
             [
                 test.name.clone(),
                 test.plan.clone(),
                 format!("{} times", test.flaky),
+                format!("{} commits", test.both),
                 format!("{} of {}", test.failed, test.runs),
                 ago(test.last_at),
-                if test.tolerated { "yes" } else { "no" }.to_owned(),
+                match (test.quarantined, test.tolerated) {
+                    (true, _) => "quarantined",
+                    (false, true) => "yes",
+                    (false, false) => "no",
+                }
+                .to_owned(),
                 test.key.clone(),
             ]
         })

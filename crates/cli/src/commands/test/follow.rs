@@ -4,6 +4,7 @@
 //! to look after here but the order in which things are said. Whatever waits for the server is a task of its own: the
 //! clock on the screen and Ctrl-C never wait.
 
+use super::cases;
 use super::lines::{Style, plan_took};
 use super::report::{self, Files, ReportArguments};
 use super::screen::Screen;
@@ -151,7 +152,10 @@ pub(super) async fn follow(
         interrupted,
         ..
     } = &mut watch;
-    files.write(&report::report(plan, story, tails))?;
+    if !files.is_empty() {
+        let cases = cases::fetch(session, story).await;
+        files.write(&report::report(plan, story, tails, &cases))?;
+    }
     let exit = exit(&story.counts(), *interrupted);
     watch.last_words(exit)?;
     Ok(exit)

@@ -27,7 +27,7 @@ pub struct History {
     limit: u32,
 }
 
-fn identity(test: String, plan: Option<String>) -> Result<TestIdentity> {
+pub(super) fn identity(test: String, plan: Option<String>) -> Result<TestIdentity> {
     let is_key = test.len() == KEY && test.bytes().all(|b| b.is_ascii_hexdigit());
     match plan {
         Some(plan) => Ok(TestIdentity::Names { plan, test }),
@@ -55,6 +55,7 @@ fn text(history: &TestHistory, colour: Colour) -> String {
             history.pass_rate.map(|rate| format!("{:.1} %", rate * 100.0)),
         )
         .add("Flaky", if history.flaky { "yes" } else { "no" })
+        .opt("Quarantine", history.quarantined.then_some("yes"))
         .opt(
             "Time",
             history.duration.as_ref().map(|trend| said(trend, microseconds)),

@@ -3,7 +3,7 @@
 use super::story::{Counts, Said, Verdict, elapsed};
 use crate::table::{Colour, one_line};
 use ostler_contracts::{PlanView, TestView};
-use ostler_domain::{RunStatus, Timestamp};
+use ostler_domain::{Measure, RunStatus, Timestamp};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -13,6 +13,15 @@ const SLOWEST: usize = 3;
 const WORTH: Duration = Duration::from_secs(1);
 /// Failed tests that the summary names.
 const MAX_NAMED: usize = 200;
+
+/// A measure, for people.
+const fn measured(what: Measure) -> &'static str {
+    match what {
+        Measure::Duration => "time",
+        Measure::Cpu => "processor time",
+        Measure::PeakMemory => "memory",
+    }
+}
 
 /// How the story looks.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +112,15 @@ impl Style {
         );
         for problem in &test.problems {
             let _ = writeln!(text, "{:>12} {}", "", one_line(problem));
+        }
+        if !test.regressions.is_empty() {
+            let what: Vec<&str> = test.regressions.iter().map(|what| measured(*what)).collect();
+            let _ = writeln!(
+                text,
+                "{:>12} it took clearly more {} than before",
+                "",
+                what.join(" and ")
+            );
         }
         text
     }

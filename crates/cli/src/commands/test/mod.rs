@@ -1,5 +1,6 @@
 //! `ostler test`.
 
+mod cases;
 mod follow;
 mod lines;
 mod problems;
@@ -39,8 +40,15 @@ super::noun!(Test {
     Explain(explain),
     /// Show how a test ended each time, and what it used.
     History(history),
-    /// List the tests that passed only when they were tried again, the flakiest first.
+    /// List the tests that passed only when they were tried again, or both passed and failed on one commit; the flakiest
+    /// first.
     Flaky(flaky),
+    /// Put a test in quarantine, where its failures count for nothing; or list those that are there.
+    Quarantine(quarantine),
+    /// Take a test out of quarantine: its failures count again.
+    Unquarantine(unquarantine),
+    /// Find the commit that broke a test, by running it on the commits between a good one and a bad one.
+    Bisect(bisect),
 });
 
 use crate::context::Session;

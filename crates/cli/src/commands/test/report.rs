@@ -80,24 +80,65 @@ impl Files {
     }
 }
 
-/// All tests of a plan as one suite, in the order of the plan.
-pub(super) fn report(plan: &PlanView, story: &Story, tails: &BTreeMap<RunId, Tail>) -> Report {
+/// All tests of a plan as one suite, in the order of the plan; and after it a suite for each test whose reports told of
+/// single cases. Such a test is in the first one only if it says more than its cases do.
+pub(super) fn report(
+    plan: &PlanView,
+    story: &Story,
+    tails: &BTreeMap<RunId, Tail>,
+    cases: &BTreeMap<RunId, Report>,
+) -> Report {
     let mut tests: Vec<&TestView> = story.tests().collect();
     tests.sort_by_key(|test| test.index);
-    let cases = tests
-        .into_iter()
-        .map(|test| case(plan, test, story.earlier(&test.name), tails));
+    let mut own = Suite {
+        name: plan.name.clone(),
+        duration: Some(plan_took(plan, plan.created_at.0)),
+        properties: vec![property("plan", plan.id)],
+        ..Suite::default()
+    };
+    let mut inner = Vec::new();
+    for test in tests {
+        let one = case(plan, test, story.earlier(&test.name), tails);
+        // Cases of a test whose failure counts for nothing would count.
+        let wanted =
+            |report: &&Report| report.cases().next().is_some() && !matches!(one.outcome, Outcome::Skipped(_));
+        let Some(report) = cases.get(&test.run_id).filter(wanted) else {
+            own.cases.push(one);
+            continue;
+        };
+        let told = report.cases().any(|(_, case)| case.outcome.is_bad());
+        let plain = one.reruns.is_empty()
+            && one.outcome.is_bad() == told
+            && one.outcome.reason().is_none_or(|_| told);
+        inner.push(expanded(test, &one, report));
+        if !plain {
+            own.cases.push(one);
+        }
+    }
     Report {
         name: Some(plan.name.clone()),
-        suites: vec![Suite {
-            name: plan.name.clone(),
-            duration: Some(plan_took(plan, plan.created_at.0)),
-            properties: vec![property("plan", plan.id)],
-            stdout: None,
-            stderr: None,
-            cases: cases.collect(),
-        }],
+        suites: [own].into_iter().chain(inner).collect(),
         warnings: Vec::new(),
+    }
+}
+
+/// The cases of one test as a suite of its name. What the reports call a suite becomes the class, where a case has none.
+fn expanded(test: &TestView, one: &Case, report: &Report) -> Suite {
+    let cases = report.cases().map(|(suite, case)| Case {
+        class: case
+            .class
+            .clone()
+            .or_else(|| Some(&suite.name).filter(|name| !name.is_empty()).cloned())
+            .or_else(|| Some(test.name.clone())),
+        ..case.clone()
+    });
+    Suite {
+        name: test.name.clone(),
+        duration: one.duration,
+        properties: one.properties.clone(),
+        stdout: one.stdout.clone(),
+        stderr: one.stderr.clone(),
+        cases: cases.collect(),
     }
 }
 

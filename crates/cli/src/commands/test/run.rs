@@ -8,7 +8,8 @@ use crate::error::{CliError, Result};
 use crate::exit::Exit;
 use crate::input::file_text;
 use crate::table::Colour;
-use ostler_client::ClientError;
+use ostler_client::{ClientError, PlanChoices};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Longest plan that the server takes, bytes.
@@ -27,12 +28,74 @@ pub struct Run {
     #[arg(short, long, visible_alias = "no-wait", conflicts_with_all = ["junit", "tap", "jsonl"])]
     detach: bool,
     #[command(flatten)]
+    choices: ChoiceArguments,
+    #[command(flatten)]
     follow: FollowArguments,
+}
+
+/// What is chosen besides the text of the plan.
+#[derive(Debug, clap::Args)]
+pub(super) struct ChoiceArguments {
+    /// Only the tests whose name contains this, and what they need; can be repeated.
+    #[arg(short = 't', long = "test", value_name = "TEXT")]
+    only: Vec<String>,
+    /// Cancel what did not begin once a test failed, whatever the plan says.
+    #[arg(long)]
+    fail_fast: bool,
+    /// Go on after failures, whatever the plan says.
+    #[arg(long, conflicts_with = "fail_fast")]
+    no_fail_fast: bool,
+    /// An environment variable of all tests; without a value, the one that it has here. Can be repeated.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// The commit of the plan's branch that the tests get.
+    #[arg(long, value_name = "COMMIT")]
+    revision: Option<String>,
+}
+
+impl ChoiceArguments {
+    fn choices(self) -> Result<PlanChoices> {
+        let mut env = BTreeMap::new();
+        for variable in self.env {
+            let (name, value) = match variable.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value.to_owned()),
+                None => match std::env::var(&variable) {
+                    Ok(value) => (variable, value),
+                    Err(_) => {
+                        return Err(CliError::Usage(format!(
+                            "`{variable}` is not set here, or is no text; say --env {variable}=VALUE"
+                        )));
+                    }
+                },
+            };
+            env.insert(name, value);
+        }
+        let fail_fast = match (self.fail_fast, self.no_fail_fast) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
+        Ok(PlanChoices {
+            fail_fast,
+            only: self.only,
+            env,
+            revision: self.revision,
+        })
+    }
+}
+
+/// The text of a plan, and its content type.
+pub(super) fn plan_text(file: &str, format: Option<Format>) -> Result<(String, &'static str)> {
+    let format = match format {
+        Some(format) => format,
+        None => Format::of(file)?,
+    };
+    Ok((file_text(file, MAX_PLAN)?, format.content_type()))
 }
 
 /// What plans are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Toml,
     Yaml,
     Json,
@@ -69,15 +132,12 @@ impl Format {
 
 impl Run {
     pub(super) async fn run(self, session: &Session) -> Outcome {
-        let format = match self.format {
-            Some(format) => format,
-            None => Format::of(&self.file)?,
-        };
-        let text = file_text(&self.file, MAX_PLAN)?;
+        let (text, content_type) = plan_text(&self.file, self.format)?;
+        let choices = self.choices.choices()?;
         let files = self.follow.reports.open()?;
         let submitted = session
             .client
-            .submit_plan(text.clone(), format.content_type())
+            .submit_plan(text.clone(), content_type, &choices)
             .await;
         let plan = match submitted {
             Ok(plan) => plan,
@@ -96,7 +156,7 @@ impl Run {
 }
 
 /// A plan with mistakes is a mistake of whoever wrote it, whatever else the server could have called it.
-fn refused(session: &Session, file: &str, text: &str, error: ClientError) -> Outcome {
+pub(super) fn refused(session: &Session, file: &str, text: &str, error: ClientError) -> Outcome {
     let ClientError::Refused(detail) = &error else {
         return Err(error.into());
     };

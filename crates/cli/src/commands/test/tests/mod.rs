@@ -315,7 +315,7 @@ fn reports_say_all_of_it() {
         });
     }
     let tails = BTreeMap::from([(RunId::from_u128(2), tail.clone()), (RunId::from_u128(3), tail)]);
-    let report = report(&plan(9), &story, &tails);
+    let report = report(&plan(9), &story, &tails, &BTreeMap::new());
     let counts = report.counts();
     assert_eq!(
         (
@@ -354,4 +354,67 @@ fn tests_are_named_exactly_or_by_a_part_that_no_other_has() {
     assert_eq!(named("=2/2").unwrap(), "unit [shard=2/2]");
     assert!(matches!(named("shard"), Err(CliError::Ambiguous { .. })));
     assert!(matches!(named("smoke"), Err(CliError::NotFound { .. })));
+}
+
+#[test]
+fn a_test_with_cases_is_a_suite_of_its_own_and_told_twice_only_where_it_says_more() {
+    let lines = |text: &str| {
+        let limits = ostler_reports::Limits::default();
+        ostler_reports::read(ostler_reports::Format::JsonLines, text.as_bytes(), &limits).report
+    };
+    let bad = r#"{"suite": "s", "name": "one", "outcome": "passed"}
+{"class": "k", "name": "two", "outcome": "failed", "message": "no"}"#;
+    let good = r#"{"name": "three", "outcome": "passed"}"#;
+    let mut story = Story::new(4);
+    let retried = json!({ "superseded": true });
+    for view in [
+        ended(0, "fails by a case", "failed", 10, json!({})),
+        ended(1, "fails besides", "failed", 10, json!({ "exit_code": 3 })),
+        ended(2, "flaky", "failed", 10, retried),
+        ended(
+            2,
+            "flaky",
+            "succeeded",
+            10,
+            json!({ "ordinal": 2, "flaky": true, "run_id": RunId::from_u128(9) }),
+        ),
+        ended(3, "plain", "succeeded", 10, json!({})),
+    ] {
+        story.test_is(view);
+    }
+    let cases = BTreeMap::from([
+        (RunId::from_u128(1), lines(bad)),
+        (RunId::from_u128(2), lines(good)),
+        (RunId::from_u128(9), lines(good)),
+    ]);
+    let report = report(&plan(4), &story, &BTreeMap::new(), &cases);
+    let suites: Vec<(&str, Vec<&str>)> = report
+        .suites
+        .iter()
+        .map(|suite| {
+            (
+                suite.name.as_str(),
+                suite.cases.iter().map(|case| case.name.as_str()).collect(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        suites,
+        [
+            ("shop", vec!["fails besides", "flaky", "plain"]),
+            ("fails by a case", vec!["one", "two"]),
+            ("fails besides", vec!["three"]),
+            ("flaky", vec!["three"]),
+        ]
+    );
+    let classes: Vec<_> = report.suites[1]
+        .cases
+        .iter()
+        .map(|case| case.class.as_deref())
+        .collect();
+    assert_eq!(classes, [Some("s"), Some("k")]);
+    let mut xml = Vec::new();
+    ostler_reports::write_junit(&report, &mut xml).unwrap();
+    let xml = String::from_utf8(xml).unwrap();
+    assert!(xml.contains("<flakyFailure"), "{xml}");
 }
