@@ -1,6 +1,6 @@
 //! What the scheduler is told, and what it answers when it is asked why something waits.
 
-use crate::sandboxes::full;
+use crate::sandboxes::{full, room_of};
 use crate::{Control, ControlError, Result};
 use ostler_domain::schedule::{
     Decision, GiveWay, Obstacle, PoolRoom, QueueClass, QueueHead, QueueWorld, TenantShare, WaitReason, obstacles,
@@ -171,9 +171,18 @@ impl Control {
             let warm = self
                 .own_sandboxes()
                 .and("pool", Op::Eq, way.pool.clone())
-                .and("status", Op::Eq, SandboxStatus::Warm)
-                .limit(way.count);
-            for sandbox in self.parts.store.list(warm).await? {
+                .and("status", Op::Eq, SandboxStatus::Warm);
+            let there: Vec<String> = self
+                .parts
+                .drivers
+                .all()
+                .iter()
+                .filter(|host| room_of(host) == way.host)
+                .map(|host| host.name.clone())
+                .collect();
+            let warm = self.parts.store.list(warm).await?.into_iter();
+            let there = warm.filter(|sandbox| there.contains(&sandbox.host));
+            for sandbox in there.take(way.count as usize) {
                 self.destroyed(&sandbox, "it gave way to a sandbox that was needed").await;
             }
         }

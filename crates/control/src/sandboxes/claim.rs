@@ -96,14 +96,9 @@ impl Control {
     /// Claims a warm sandbox of a pool, or starts one.
     pub(crate) async fn acquire(&self, pool: &Pool, tenant: TenantId, holder: Holder) -> Result<Claimed> {
         let mut watch = Stopwatch::start();
-        if holder.boot.is_some() {
-            let (done, ()) = tokio::join!(
-                self.start_cold(pool, tenant, holder, watch),
-                self.make_room(pool)
-            );
-            return done;
-        }
-        if let Some(sandbox) = self.claim_warm(pool, tenant, &holder, None, &mut watch).await? {
+        if holder.boot.is_none()
+            && let Some(sandbox) = self.claim_warm(pool, tenant, &holder, None, &mut watch).await?
+        {
             return Ok(Claimed {
                 sandbox,
                 cold_reason: None,
@@ -202,20 +197,6 @@ impl Control {
             cold_reason: Some(cold_reason),
             phases: watch.phases,
         })
-    }
-
-    /// Ends a warm sandbox of a full pool, where one more is started that takes the place of none.
-    async fn make_room(&self, pool: &Pool) {
-        let counts = self.counts_of(&pool.name).await.unwrap_or_default();
-        if counts.warm == 0 || counts.live() < pool.max {
-            return;
-        }
-        let warm = self.own_sandboxes().and("pool", Op::Eq, pool.name.clone());
-        let warm = warm.and("status", Op::Eq, SandboxStatus::Warm).limit(1);
-        for sandbox in self.parts.store.list(warm).await.unwrap_or_default() {
-            self.destroyed(&sandbox, "the pool was full, and one with another kernel is needed")
-                .await;
-        }
     }
 
     /// Why no sandbox of a pool was warm.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod scheduling;
+#[path = "../world/mod.rs"]
 mod world;
 
 use ostler_control::{Control, LogStream, NewCommand, PoolChange};
