@@ -413,8 +413,9 @@ fn supervise(
         .envs(env)
         .current_dir(cwd)
         .process_group(0)
-        .spawn()?;
-    Ok(child.id() as i32)
+        .spawn();
+    drop(told);
+    Ok(child?.id() as i32)
 }
 
 /// The home directory of programs that are not given another.

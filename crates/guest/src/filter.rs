@@ -128,16 +128,20 @@ fn program() -> Vec<sock_filter> {
         unless(&mut all, BPF_JEQ, *number as u32, false);
         end(&mut all, answer(libc::EPERM));
     }
-    unless(&mut all, BPF_JEQ, libc::SYS_clone as u32, false);
-    let jump = all.len();
-    end(&mut all, 0);
-    end(&mut all, SECCOMP_RET_ALLOW);
-    // Where `clone` is called the flags decide.
-    // SAFETY: as above.
-    all[jump] = unsafe { BPF_STMT((BPF_JMP | libc::BPF_JA) as u16, 1) };
-    load(&mut all, FIRST_ARGUMENT);
-    unless(&mut all, BPF_JSET, NAMESPACES, false);
-    end(&mut all, answer(libc::EPERM));
+    // Of these the first argument decides.
+    for (number, test, with) in [
+        (libc::SYS_clone, BPF_JSET, NAMESPACES),
+        // Sockets to the hypervisor, and to other machines on it, which no network namespace holds back.
+        (libc::SYS_socket, BPF_JEQ, libc::AF_VSOCK as u32),
+    ] {
+        // Past the four instructions that follow, where it is another call.
+        // SAFETY: as above.
+        all.push(unsafe { BPF_JUMP((BPF_JMP | BPF_JEQ | BPF_K) as u16, number as u32, 0, 4) });
+        load(&mut all, FIRST_ARGUMENT);
+        unless(&mut all, test, with, false);
+        end(&mut all, answer(libc::EPERM));
+        end(&mut all, SECCOMP_RET_ALLOW);
+    }
     end(&mut all, SECCOMP_RET_ALLOW);
     all
 }

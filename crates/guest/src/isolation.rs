@@ -10,6 +10,7 @@
 //! each program would cost more and protect nothing: there is one user in either.
 
 mod first;
+mod networks;
 mod request;
 mod view;
 
@@ -20,6 +21,7 @@ pub(crate) use view::{Kept, View};
 use crate::rights::{Capabilities, User};
 use crate::supervisor::Report;
 use first::{Ends, Rights};
+use networks::Networks;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -243,11 +245,13 @@ fn make(setup: &Setup<'_>, socket: OwnedFd) -> io::Result<()> {
     // Said of each program that is asked for: the guest goes on without.
     let rights = begin(setup).map_err(|error| error.to_string());
     let mut prepared: Option<Result<(), String>> = None;
+    let mut networks = Networks::new(setup.view.root)?;
     loop {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let mut waits = [
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(networks.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut waits, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -259,7 +263,11 @@ fn make(setup: &Setup<'_>, socket: OwnedFd) -> io::Result<()> {
                 && status != WaitStatus::StillAlive
             {}
         }
-        if waits[0].any() != Some(true) {
+        let (asked, returned) = (waits[0].any() == Some(true), waits[2].any() == Some(true));
+        if returned {
+            networks.take_back();
+        }
+        if !asked {
             continue;
         }
         let (message, fds) = receive(&socket, 16, MsgFlags::empty())?;
@@ -297,10 +305,11 @@ fn make(setup: &Setup<'_>, socket: OwnedFd) -> io::Result<()> {
                 continue;
             }
         };
-        match clone(request.own_network) {
+        let given = networks.give(request.own_network);
+        match clone(given.to_be_made()) {
             Ok(0) => {
-                drop((socket, ended));
-                first::run(view, rights, &request, ends)
+                drop((socket, ended, networks));
+                first::run(view, rights, &request, ends, given)
             }
             Ok(_) => {}
             Err(error) => refuse(ends, &format!("no process can be made: {error}")),
@@ -358,10 +367,10 @@ fn dumpable(yes: bool) -> io::Result<()> {
 }
 
 /// `fork` into namespaces.
-fn clone(own_network: bool) -> io::Result<i32> {
+fn clone(new_network: bool) -> io::Result<i32> {
     let mut flags =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::SIGCHLD;
-    if own_network {
+    if new_network {
         flags |= libc::CLONE_NEWNET;
     }
     // SAFETY: there is one thread and no stack is given, so that this is a fork.

@@ -1,8 +1,9 @@
 //! The first process of an isolated program: it makes its surroundings, gives up all that this took, starts the program
 //! and collects what ends. When it ends, the kernel kills everything else there.
 
+use super::networks::{Given, WayBack};
 use super::request::Request;
-use super::view::{Kept, View, named};
+use super::view::{Kept, View};
 use crate::filter;
 use crate::rights::Capabilities;
 use crate::supervisor::{self, Report};
@@ -37,7 +38,7 @@ pub(super) struct Ends {
 }
 
 /// Never returns: as the first process of its namespaces.
-pub(super) fn run(view: &View, rights: Rights, request: &Request, ends: Ends) -> ! {
+pub(super) fn run(view: &View, rights: Rights, request: &Request, ends: Ends, network: Given) -> ! {
     // SAFETY: a call with numbers only.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
     let Ends { stdio, status, keep } = ends;
@@ -46,11 +47,14 @@ pub(super) fn run(view: &View, rights: Rights, request: &Request, ends: Ends) ->
     let mut tell = |what: Report| {
         let _ = writeln!(status, "{what}");
     };
-    match begin(view, rights, request, &stdio, keep) {
-        Ok(own) if request.argv.is_empty() => tell(Report::Started(own)),
-        Ok(own) => {
+    match begin(view, rights, request, &stdio, keep, network) {
+        Ok((own, _)) if request.argv.is_empty() => tell(Report::Started(own)),
+        Ok((own, way_back)) => {
             drop(stdio);
             program(request, own, &mut tell);
+            if let Some(way_back) = way_back {
+                way_back.hand_over();
+            }
         }
         Err(error) => tell(Report::Failed(
             supervisor::NOT_EXECUTABLE,
@@ -75,7 +79,8 @@ fn begin(
     request: &Request,
     stdio: &[OwnedFd; 3],
     keep: OwnedFd,
-) -> io::Result<i32> {
+    network: Given,
+) -> io::Result<(i32, Option<WayBack>)> {
     block_waited()?;
     for (fd, end) in stdio.iter().enumerate() {
         // SAFETY: both are open, and whoever had the low number before does not need it.
@@ -90,9 +95,7 @@ fn begin(
         hand_over(&kept, &keep)?;
     }
     drop((kept, keep));
-    if request.own_network {
-        loopback_up()?;
-    }
+    let way_back = network.enter()?;
     rights.usual.isolated(request.own_network).keep_only()?;
     if !view.root {
         nix::sys::prctl::set_no_new_privs()?;
@@ -100,7 +103,7 @@ fn begin(
     if rights.filter {
         filter::put_on()?;
     }
-    Ok(own)
+    Ok((own, way_back))
 }
 
 /// Gives the guest the directories, in the order in which they are.
@@ -120,10 +123,6 @@ fn hand_over(kept: &[Kept], to: &OwnedFd) -> io::Result<()> {
         None,
     )?;
     Ok(())
-}
-
-fn loopback_up() -> io::Result<()> {
-    crate::init::up("lo").map_err(|error| named("the loopback interface", &error))
 }
 
 fn program(request: &Request, own: i32, tell: &mut impl FnMut(Report)) {
@@ -228,8 +227,20 @@ fn block_waited() -> io::Result<()> {
     }
 }
 
+/// The next that counts. A signal that is waited for reaches a first process also from its own program, which must not
+/// give it orders; the kernel says that one comes from outside by a sender that has no number here, and nobody can say
+/// `SI_USER` for himself.
 fn wait_signal() -> i32 {
     let set = waited();
-    // SAFETY: the set is read, and no details are asked for.
-    unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) }
+    loop {
+        // SAFETY: details are numbers, for which there is room.
+        let mut from: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set is read, and the details are written.
+        let signal = unsafe { libc::sigwaitinfo(&raw const set, &raw mut from) };
+        // SAFETY: a signal that was sent has a sender.
+        let outside = || from.si_code == libc::SI_USER && unsafe { from.si_pid() } == 0;
+        if signal < 0 || signal == libc::SIGCHLD || outside() {
+            return signal;
+        }
+    }
 }

@@ -182,6 +182,12 @@ impl View {
         for (dir, below, upper, work) in layers {
             // It may lie in one of the directories that are empty now.
             fs::create_dir_all(dir).map_err(|error| named(&dir.display().to_string(), &error))?;
+            // An overlay costs more than all other mounts together, and over nothing it shows nothing.
+            if fs::read_dir(name_of(&below)).is_ok_and(|mut entries| entries.next().is_none()) {
+                bind(&name_of(&upper), dir)?;
+                kept.push((dir.to_owned(), handle(dir)?));
+                continue;
+            }
             let mut options = OsString::from("lowerdir=");
             options.push(name_of(&below));
             options.push(",upperdir=");

@@ -3,6 +3,7 @@
 //!
 //! A case about something that a driver does not claim checks that it is refused instead. Cases panic on a violation.
 
+mod apart;
 mod failures;
 mod guest;
 mod isolation;
@@ -11,6 +12,7 @@ mod lifecycle;
 mod limits;
 mod programs;
 
+pub use apart::isolated_programs_cannot_reach_each_other;
 pub use failures::*;
 pub use guest::{Guest, Outcome};
 pub use isolation::*;
