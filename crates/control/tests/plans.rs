@@ -530,7 +530,8 @@ async fn no_more_run_at_a_time_than_the_plan_allows(world: World) {
     }
     let plan = server.assert_consistent(id).await;
     assert_eq!((plan.status, plan.counters.succeeded), (PlanStatus::Passed, 9));
-    assert_eq!(world.seen.most.load(Ordering::SeqCst), 2);
+    // On a busy machine one may end before the next begins.
+    assert!(world.seen.most.load(Ordering::SeqCst) <= 2);
     assert!(world.begun()[..2].contains(&"urgent".to_owned()));
     server.stop().await;
 }
