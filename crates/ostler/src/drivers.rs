@@ -95,6 +95,7 @@ impl Place {
             max_processes: settings.max_processes,
             starts: settings.starts.max(1),
             pull: settings.pull,
+            nested: settings.nested,
             engine_mounts: self.engine_mounts,
             devices: settings
                 .devices

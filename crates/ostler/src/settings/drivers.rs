@@ -101,6 +101,8 @@ pub(crate) struct DockerSettings {
     pub(crate) pull: bool,
     /// Devices of the engine's host that templates may ask for: names in /dev.
     pub(crate) devices: BTreeSet<String>,
+    /// Whether programs can be isolated from each other within a container.
+    pub(crate) nested: bool,
     /// Further engines, by the names of their hosts.
     pub(crate) hosts: BTreeMap<String, EngineSettings>,
 }
@@ -115,6 +117,7 @@ impl Default for DockerSettings {
             starts: 4,
             pull: false,
             devices: BTreeSet::new(),
+            nested: false,
             hosts: BTreeMap::new(),
         }
     }
