@@ -7,7 +7,8 @@ use crate::world::{LIMIT, Server, World};
 use ostler_contracts::{PlanCounters, PlanStatus, PlanView, TestView};
 use ostler_control::{LogStream, TestQuery};
 use ostler_domain::{
-    Clock, PlanId, Run, RunStatus, Sandbox, SandboxId, SandboxStatus, SystemClock, TenantId, TestPlan, TestSpec,
+    Clock, PlanId, Run, RunStatus, Sandbox, SandboxId, SandboxStatus, SystemClock, TenantId, TestPlan,
+    TestSpec,
 };
 use ostler_store::{Filter, RunCounters, RunFilter, Store, StoreExt};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -83,7 +84,10 @@ impl Seen {
                     runs,
                     counters: [own, all],
                     plans,
-                    sandboxes: sandboxes.into_iter().map(|sandbox| (sandbox.id, sandbox)).collect(),
+                    sandboxes: sandboxes
+                        .into_iter()
+                        .map(|sandbox| (sandbox.id, sandbox))
+                        .collect(),
                     executions,
                 };
             }
@@ -93,7 +97,9 @@ impl Seen {
     }
 
     fn of_plan(&self, plan: PlanId) -> impl Iterator<Item = &Run> {
-        self.runs.iter().filter(move |run| run.submitted.plan_id == Some(plan))
+        self.runs
+            .iter()
+            .filter(move |run| run.submitted.plan_id == Some(plan))
     }
 
     fn latest(&self, plan: PlanId) -> impl Iterator<Item = &Run> {
@@ -173,7 +179,10 @@ fn status_equals_the_database(seen: &Seen) {
         };
         assert_eq!(view.status, status, "{plan:?}");
         assert_eq!(view.tests as usize, seen.latest(plan.id).count(), "{plan:?}");
-        let mut told: Vec<_> = tests.iter().map(|test| (test.seq, test.run_id, test.status, test.attempt)).collect();
+        let mut told: Vec<_> = tests
+            .iter()
+            .map(|test| (test.seq, test.run_id, test.status, test.attempt))
+            .collect();
         told.sort_unstable();
         let real: Vec<_> = seen
             .of_plan(plan.id)
@@ -197,7 +206,11 @@ fn place<'a>(seen: &Seen, execution: &Execution) -> &'a crate::model::Place {
 fn allocation_satisfies_every_requirement(world: &World, seen: &Seen) {
     for execution in &seen.executions {
         let (need, place) = (need(world, &execution.name), place(seen, execution));
-        assert!(need.met_by(place), "{execution:?} needs {need:?} and was in {}", place.pool);
+        assert!(
+            need.met_by(place),
+            "{execution:?} needs {need:?} and was in {}",
+            place.pool
+        );
     }
 }
 
@@ -212,7 +225,10 @@ fn the_runner_fits_the_environment(world: &World, seen: &Seen) {
 
 fn no_more_is_taken_than_there_is(world: &World, seen: &Seen) {
     let running = seen.executions.iter().filter(|one| one.over.is_none()).count();
-    assert!(running <= world.slots as usize, "{running} tests are executed at once");
+    assert!(
+        running <= world.slots as usize,
+        "{running} tests are executed at once"
+    );
     let mut live: BTreeMap<&str, u32> = BTreeMap::new();
     for sandbox in seen.sandboxes.values() {
         if sandbox.status != SandboxStatus::Destroyed {
@@ -232,7 +248,10 @@ fn a_submitted_plan_is_processed(world: &World, seen: &Seen) {
         assert!(first.is_some() || !confirmed, "{name} is not there");
     }
     for id in &known.confirmed {
-        assert!(seen.plans.iter().any(|(plan, ..)| plan.id == *id), "{id} is not there");
+        assert!(
+            seen.plans.iter().any(|(plan, ..)| plan.id == *id),
+            "{id} is not there"
+        );
     }
     for (plan, ..) in &seen.plans {
         assert!(plan.finished_at.is_some(), "{plan:?} has not ended");
@@ -259,7 +278,11 @@ fn nothing_is_lost_or_run_twice(world: &World, seen: &Seen) {
             let last = runs[runs.len() - 1];
             let cut_short = world.known().cancelled.contains(&plan.id) || plan.fail_fast;
             if matches!(last.status, RunStatus::Failed | RunStatus::TimedOut) && !cut_short {
-                assert_eq!(last.submitted.ordinal, test(last).retries + 1, "it is tried again: {last:?}");
+                assert_eq!(
+                    last.submitted.ordinal,
+                    test(last).retries + 1,
+                    "it is tried again: {last:?}"
+                );
             }
         }
     }
@@ -268,7 +291,11 @@ fn nothing_is_lost_or_run_twice(world: &World, seen: &Seen) {
         if matches!(execution.over, Some((_, Over::Exited(_)))) {
             let of = |run: &&Run| program(run) == execution.name && run.sandbox_id == Some(execution.sandbox);
             let runs: Vec<&Run> = seen.runs.iter().filter(of).collect();
-            let others: Vec<_> = seen.executions.iter().filter(|one| one.name == execution.name).collect();
+            let others: Vec<_> = seen
+                .executions
+                .iter()
+                .filter(|one| one.name == execution.name)
+                .collect();
             assert_eq!(
                 runs.len(),
                 1,
@@ -381,7 +408,10 @@ async fn capture_is_complete(world: &World, server: &Server, seen: &Seen) {
         let bytes = world.known().tests[program(run)].bytes;
         let (kept, written) = (joined(pieces), joined(output(program(run), bytes)));
         let sizes = |pieces: &[(LogStream, Vec<u8>)]| -> Vec<(LogStream, usize)> {
-            pieces.iter().map(|(stream, bytes)| (*stream, bytes.len())).collect()
+            pieces
+                .iter()
+                .map(|(stream, bytes)| (*stream, bytes.len()))
+                .collect()
         };
         let (kept_sizes, sizes) = (sizes(&kept), sizes(&written));
         // What a sandbox that crashes did not hand over is gone with it.
@@ -394,7 +424,10 @@ async fn capture_is_complete(world: &World, server: &Server, seen: &Seen) {
         if whole {
             assert!(kept == written, "{run:?}: kept is {kept_sizes:?} of {sizes:?}");
         } else {
-            assert!(begins(&kept, &written), "{run:?}: kept is {kept_sizes:?} of {sizes:?}");
+            assert!(
+                begins(&kept, &written),
+                "{run:?}: kept is {kept_sizes:?} of {sizes:?}"
+            );
         }
     }
 }
@@ -402,11 +435,20 @@ async fn capture_is_complete(world: &World, server: &Server, seen: &Seen) {
 /// After a stop nothing is executed, and all that was is on the queue again.
 pub(crate) async fn nothing_runs_after_a_stop(world: &World, server: &Server) {
     let runs = runs(&*server.store).await;
-    let running: Vec<&Run> = runs.iter().filter(|run| run.status == RunStatus::Running).collect();
-    assert!(running.is_empty(), "the server was stopped, and these are being executed: {running:?}");
+    let running: Vec<&Run> = runs
+        .iter()
+        .filter(|run| run.status == RunStatus::Running)
+        .collect();
+    assert!(
+        running.is_empty(),
+        "the server was stopped, and these are being executed: {running:?}"
+    );
     let end = Instant::now() + Duration::from_secs(5);
     while let Some(one) = world.ledger.running().first() {
-        assert!(Instant::now() < end, "the server was stopped, and goes on with {one:?}");
+        assert!(
+            Instant::now() < end,
+            "the server was stopped, and goes on with {one:?}"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -436,7 +478,10 @@ pub(crate) async fn resources_return(world: &World, server: &Server) {
     world.ledger.open(false);
     world.submit(server, &plan).await.unwrap();
     while world.ledger.running().len() < slots {
-        assert!(Instant::now() < end, "not as many run at once as at the beginning");
+        assert!(
+            Instant::now() < end,
+            "not as many run at once as at the beginning"
+        );
         // As the rounds of a server do, which there are not here.
         server.control.fill_pools().await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -452,7 +497,11 @@ pub(crate) async fn resources_return(world: &World, server: &Server) {
         if idle && ids == world.sandboxes() {
             return;
         }
-        assert!(Instant::now() < end, "these are left: {live:?}; {:?}", world.sandboxes());
+        assert!(
+            Instant::now() < end,
+            "these are left: {live:?}; {:?}",
+            world.sandboxes()
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -153,9 +153,11 @@ fn every_step(postgres: Option<&Postgres>) {
             last = at;
             server = world.next(server, None).await;
             world.all_ended(&server).await.unwrap();
-            invariants::hold(&world, &server).await.unwrap();
+            if at % 16 == 0 {
+                invariants::hold(&world, &server).await.unwrap();
+            }
         }
-        assert!(last >= 20, "only {last} steps");
+        assert!(last >= 40, "only {last} steps");
         server = world.next(server, None).await;
         end(&world, server).await;
     });
@@ -198,7 +200,10 @@ fn the_queue_is_in_order(postgres: Option<&Postgres>) {
             world.all_ended(&server).await.unwrap();
             let mut runs = invariants::runs(&*server.store).await;
             runs.sort_by_key(|run| (-run.submitted.priority, run.seq));
-            let wanted: Vec<&str> = runs.iter().map(|run| run.submitted.spec.commands[0].argv[1].as_str()).collect();
+            let wanted: Vec<&str> = runs
+                .iter()
+                .map(|run| run.submitted.spec.commands[0].argv[1].as_str())
+                .collect();
             let begun = world.ledger.all();
             let begun: Vec<&str> = begun.iter().map(|one| one.name.as_str()).collect();
             assert_eq!(begun, wanted);

@@ -120,7 +120,12 @@ pub(crate) fn program_name(plan: &str, test: usize) -> String {
 impl PlanShape {
     /// Its text.
     pub(crate) fn text(&self, name: &str) -> String {
-        let tests: Vec<Value> = self.tests.iter().enumerate().map(|(at, test)| test.json(name, at)).collect();
+        let tests: Vec<Value> = self
+            .tests
+            .iter()
+            .enumerate()
+            .map(|(at, test)| test.json(name, at))
+            .collect();
         let mut plan = json!({ "name": name, "tests": tests, "fail_fast": self.fail_fast });
         if let Some(most) = self.max_parallel {
             plan["max_parallel"] = json!(most);
@@ -198,16 +203,18 @@ pub(crate) fn test() -> impl Strategy<Value = TestShape> {
         option::weighted(0.3, 0..6_usize),
         prop::bool::weighted(0.15),
     )
-        .prop_map(|(what, need, priority, retries, ms, bytes, after, allow_failure)| TestShape {
-            what,
-            need,
-            priority,
-            retries,
-            ms,
-            bytes,
-            after,
-            allow_failure,
-        })
+        .prop_map(
+            |(what, need, priority, retries, ms, bytes, after, allow_failure)| TestShape {
+                what,
+                need,
+                priority,
+                retries,
+                ms,
+                bytes,
+                after,
+                allow_failure,
+            },
+        )
 }
 
 fn plan() -> impl Strategy<Value = PlanShape> {

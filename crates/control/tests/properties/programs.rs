@@ -129,8 +129,14 @@ impl Ledger {
 
     fn begin(self: &Arc<Self>, name: &str, sandbox: SandboxId, kind: DriverKind) -> Entry {
         let mut all = self.lock();
-        if let Some(other) = all.iter().find(|one| one.sandbox == sandbox && one.over.is_none()) {
-            let both = format!("{name} begins in {sandbox}, where {} is being executed", other.name);
+        if let Some(other) = all
+            .iter()
+            .find(|one| one.sandbox == sandbox && one.over.is_none())
+        {
+            let both = format!(
+                "{name} begins in {sandbox}, where {} is being executed",
+                other.name
+            );
             self.complaints.add(both);
         }
         all.push(Execution {
@@ -220,7 +226,9 @@ pub(crate) fn output(name: &str, bytes: usize) -> Vec<(LogStream, Vec<u8>)> {
     });
     let mut state = seed;
     let mut next = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
     let mut pieces = Vec::new();

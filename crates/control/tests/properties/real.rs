@@ -90,7 +90,14 @@ impl World {
         let plan = self.control.submit_plan(&me(), text, PlanFormat::Json).await;
         let plan = plan.unwrap_or_else(|error| panic!("{error}: {:?}", error.details()));
         let end = Instant::now() + crate::world::LIMIT;
-        while self.control.plan(&me(), plan.id).await.unwrap().finished_at.is_none() {
+        while self
+            .control
+            .plan(&me(), plan.id)
+            .await
+            .unwrap()
+            .finished_at
+            .is_none()
+        {
             assert!(Instant::now() < end, "it does not come to an end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -111,7 +118,9 @@ impl World {
             if batch.is_empty() {
                 return crate::invariants::joined(pieces);
             }
-            let of_test = batch.into_iter().filter(|record| record.stream != LogStream::Ostler);
+            let of_test = batch
+                .into_iter()
+                .filter(|record| record.stream != LogStream::Ostler);
             pieces.extend(of_test.map(|record| (record.stream, record.bytes)));
         }
     }
@@ -172,11 +181,8 @@ fn writer() -> impl Strategy<Value = Writer> {
         (0..256).prop_map(End::Exit),
         select(vec![1, 3, 6, 9, 11, 15]).prop_map(End::Signal),
     ];
-    (vec((any::<bool>(), bytes), 0..4), prop::bool::weighted(0.2), end).prop_map(|(pieces, slow, end)| Writer {
-        pieces,
-        slow,
-        end,
-    })
+    (vec((any::<bool>(), bytes), 0..4), prop::bool::weighted(0.2), end)
+        .prop_map(|(pieces, slow, end)| Writer { pieces, slow, end })
 }
 
 impl Writer {
@@ -213,13 +219,26 @@ impl Writer {
         assert_eq!(test.status == RunStatus::Succeeded, passed, "{test:?}");
         let kept = world.output(test).await;
         let written = self.pieces.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let stream = |error| if error { LogStream::Stderr } else { LogStream::Stdout };
-        let written = crate::invariants::joined(written.map(|(e, bytes)| (stream(*e), bytes.clone())).collect());
+        let stream = |error| {
+            if error {
+                LogStream::Stderr
+            } else {
+                LogStream::Stdout
+            }
+        };
+        let written =
+            crate::invariants::joined(written.map(|(e, bytes)| (stream(*e), bytes.clone())).collect());
         for one in [LogStream::Stdout, LogStream::Stderr] {
             let of = |all: &[(LogStream, Vec<u8>)]| -> Vec<u8> {
-                all.iter().filter(|(stream, _)| *stream == one).flat_map(|(_, bytes)| bytes.clone()).collect()
+                all.iter()
+                    .filter(|(stream, _)| *stream == one)
+                    .flat_map(|(_, bytes)| bytes.clone())
+                    .collect()
             };
-            assert!(of(&kept) == of(&written), "{one:?} of {self:?} is not what was written");
+            assert!(
+                of(&kept) == of(&written),
+                "{one:?} of {self:?} is not what was written"
+            );
         }
         if self.slow {
             assert!(kept == written, "the order of {self:?} is not kept");
@@ -229,13 +248,21 @@ impl Writer {
 
 #[test]
 fn output_is_kept_byte_for_byte() {
-    property(4, vec(writer(), 4..9), &async |world: &World, writers: Vec<Writer>| {
-        let tests = writers.iter().enumerate().map(|(at, writer)| writer.test(at)).collect();
-        let tests = world.execute(tests).await;
-        for (writer, test) in writers.iter().zip(&tests) {
-            writer.check(world, test).await;
-        }
-    });
+    property(
+        4,
+        vec(writer(), 4..9),
+        &async |world: &World, writers: Vec<Writer>| {
+            let tests = writers
+                .iter()
+                .enumerate()
+                .map(|(at, writer)| writer.test(at))
+                .collect();
+            let tests = world.execute(tests).await;
+            for (writer, test) in writers.iter().zip(&tests) {
+                writer.check(world, test).await;
+            }
+        },
+    );
 }
 
 /// What a test may do that another could see, and how it would.
@@ -247,7 +274,10 @@ const TRACES: [(&str, &str); 12] = [
     ("echo mine > /var/tmp/trace", "test ! -e /var/tmp/trace"),
     ("echo mine > /dev/shm/trace", "test ! -e /dev/shm/trace"),
     ("ipcmk -Q >/dev/null", "test \"$(ipcs -q | grep -c '^0x')\" = 0"),
-    ("ipcmk -M 4096 >/dev/null", "test \"$(ipcs -m | grep -c '^0x')\" = 0"),
+    (
+        "ipcmk -M 4096 >/dev/null",
+        "test \"$(ipcs -m | grep -c '^0x')\" = 0",
+    ),
     (
         "setsid sh -c 'exec sleep 86399' >/dev/null 2>&1 & sleep 0.05",
         "! cat /proc/[0-9]*/comm | grep -qx sleep",
@@ -273,7 +303,12 @@ fn no_test_sees_another() {
     property(3, tests, &async |world: &World, tests: Vec<Vec<(&str, &str)>>| {
         let look: String = TRACES
             .iter()
-            .map(|(_, look)| format!("{{ {look}; }} || {{ echo 'seen, since this fails:' '{}'; exit 1; }}\n", look.replace('\'', "")))
+            .map(|(_, look)| {
+                format!(
+                    "{{ {look}; }} || {{ echo 'seen, since this fails:' '{}'; exit 1; }}\n",
+                    look.replace('\'', "")
+                )
+            })
             .collect();
         let plan = tests.iter().enumerate().map(|(at, traces)| {
             let leave: String = traces.iter().map(|(leave, _)| format!("{leave}\n")).collect();
@@ -283,13 +318,19 @@ fn no_test_sees_another() {
         let mut sandboxes = BTreeSet::new();
         for test in &done {
             let output = world.output(test).await;
-            let output: Vec<_> = output.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes)).collect();
+            let output: Vec<_> = output
+                .iter()
+                .map(|(_, bytes)| String::from_utf8_lossy(bytes))
+                .collect();
             assert_eq!(test.status, RunStatus::Succeeded, "{test:?}: {output:?}");
             sandboxes.insert(test.sandbox_id);
         }
         **seen.lock().unwrap() += done.len() - sandboxes.len();
     });
-    assert!(shared > 0, "no two tests were in the same sandbox, so that nothing was shown");
+    assert!(
+        shared > 0,
+        "no two tests were in the same sandbox, so that nothing was shown"
+    );
 }
 
 /// A file that a test leaves, and whether it is asked for.
@@ -314,60 +355,87 @@ fn left() -> impl Strategy<Value = Vec<Left>> {
 fn files_are_kept_byte_for_byte() {
     let end = select(vec!["exit 0", "exit 5", "kill -9 $$", "sleep 600"]);
     let tests = vec((left(), end, any::<Index>()), 2..6);
-    property(4, tests, &async |world: &World, tests: Vec<(Vec<Left>, &str, Index)>| {
-        let mut plan = Vec::new();
-        let mut wanted = Vec::new();
-        for (at, (left, end, _)) in tests.iter().enumerate() {
-            let mut files: BTreeMap<&str, &[u8]> = BTreeMap::new();
-            let mut script = String::new();
-            for file in left {
-                // A name that another one needs as a directory is no file, and the other way round.
-                let clashes = files.keys().any(|other| {
-                    let (one, two) = (format!("{other}/"), format!("{}/", file.path));
-                    one.starts_with(&two) || two.starts_with(&one)
+    property(
+        4,
+        tests,
+        &async |world: &World, tests: Vec<(Vec<Left>, &str, Index)>| {
+            let mut plan = Vec::new();
+            let mut wanted = Vec::new();
+            for (at, (left, end, _)) in tests.iter().enumerate() {
+                let mut files: BTreeMap<&str, &[u8]> = BTreeMap::new();
+                let mut script = String::new();
+                for file in left {
+                    // A name that another one needs as a directory is no file, and the other way round.
+                    let clashes = files.keys().any(|other| {
+                        let (one, two) = (format!("{other}/"), format!("{}/", file.path));
+                        one.starts_with(&two) || two.starts_with(&one)
+                    });
+                    if clashes {
+                        continue;
+                    }
+                    files.insert(&file.path, &file.bytes);
+                    let dir = file.path.rsplit_once('/').map_or(".", |(dir, _)| dir);
+                    let (path, bytes) = (&file.path, octal(&file.bytes));
+                    script += &format!("mkdir -p './{dir}' && printf '{bytes}' > './{path}' || exit 99\n");
+                }
+                script += end;
+                let mut test = json!({
+                    "name": format!("t{at}"),
+                    "script": script,
+                    "artifacts": ["**/*.log", "*.log", "**/*.bin", "*.bin"],
                 });
-                if clashes {
-                    continue;
+                if end.starts_with("sleep") {
+                    test["timeout"] = json!("1s");
                 }
-                files.insert(&file.path, &file.bytes);
-                let dir = file.path.rsplit_once('/').map_or(".", |(dir, _)| dir);
-                let (path, bytes) = (&file.path, octal(&file.bytes));
-                script += &format!("mkdir -p './{dir}' && printf '{bytes}' > './{path}' || exit 99\n");
+                plan.push(test);
+                files.retain(|path, _| path.rsplit_once('.').is_some_and(|(_, kind)| kind != "txt"));
+                wanted.push(
+                    files
+                        .into_iter()
+                        .map(|(p, b)| (p.to_owned(), b.to_vec()))
+                        .collect::<BTreeMap<_, _>>(),
+                );
             }
-            script += end;
-            let mut test = json!({
-                "name": format!("t{at}"),
-                "script": script,
-                "artifacts": ["**/*.log", "*.log", "**/*.bin", "*.bin"],
-            });
-            if end.starts_with("sleep") {
-                test["timeout"] = json!("1s");
-            }
-            plan.push(test);
-            files.retain(|path, _| path.rsplit_once('.').is_some_and(|(_, kind)| kind != "txt"));
-            wanted.push(files.into_iter().map(|(p, b)| (p.to_owned(), b.to_vec())).collect::<BTreeMap<_, _>>());
-        }
-        let done = world.execute(plan).await;
-        for ((test, wanted), (_, end, _)) in done.iter().zip(wanted).zip(&tests) {
-            let status = match *end {
-                "exit 0" => RunStatus::Succeeded,
-                "sleep 600" => RunStatus::TimedOut,
-                _ => RunStatus::Failed,
-            };
-            assert_eq!(test.status, status, "{test:?}");
-            let mut kept = BTreeMap::new();
-            for file in world.control.artifacts(&me(), test.run_id, None, 1000).await.unwrap() {
-                let mut content = world.control.artifact_content(&file, None).await.unwrap();
-                let mut bytes = Vec::new();
-                while let Some(piece) = futures::StreamExt::next(&mut content).await {
-                    bytes.extend(piece.unwrap());
+            let done = world.execute(plan).await;
+            for ((test, wanted), (_, end, _)) in done.iter().zip(wanted).zip(&tests) {
+                let status = match *end {
+                    "exit 0" => RunStatus::Succeeded,
+                    "sleep 600" => RunStatus::TimedOut,
+                    _ => RunStatus::Failed,
+                };
+                assert_eq!(test.status, status, "{test:?}");
+                let mut kept = BTreeMap::new();
+                for file in world
+                    .control
+                    .artifacts(&me(), test.run_id, None, 1000)
+                    .await
+                    .unwrap()
+                {
+                    let mut content = world.control.artifact_content(&file, None).await.unwrap();
+                    let mut bytes = Vec::new();
+                    while let Some(piece) = futures::StreamExt::next(&mut content).await {
+                        bytes.extend(piece.unwrap());
+                    }
+                    let sum: String = Sha256::digest(&bytes)
+                        .iter()
+                        .map(|byte| format!("{byte:02x}"))
+                        .collect();
+                    assert_eq!(
+                        (file.sha256, file.bytes as usize),
+                        (sum, bytes.len()),
+                        "{}",
+                        file.path
+                    );
+                    kept.insert(file.path, bytes);
                 }
-                let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-                assert_eq!((file.sha256, file.bytes as usize), (sum, bytes.len()), "{}", file.path);
-                kept.insert(file.path, bytes);
+                assert!(
+                    kept == wanted,
+                    "{test:?} left {:?}, kept is {:?}",
+                    wanted.keys(),
+                    kept.keys()
+                );
+                assert_eq!(test.artifacts as usize, wanted.len());
             }
-            assert!(kept == wanted, "{test:?} left {:?}, kept is {:?}", wanted.keys(), kept.keys());
-            assert_eq!(test.artifacts as usize, wanted.len());
-        }
-    });
+        },
+    );
 }

@@ -4,11 +4,13 @@ use crate::fuse::Fuse;
 use crate::programs::Complaints;
 use async_trait::async_trait;
 use ostler_domain::{
-    Clock, NewRun, PlanId, Run, RunId, RunStatus, Sandbox, SandboxId, ServerId, SystemClock, TenantId, Timestamp,
+    Clock, NewRun, PlanId, Run, RunId, RunStatus, Sandbox, SandboxId, ServerId, SystemClock, TenantId,
+    Timestamp,
 };
 use ostler_store::{
     Cancelled, Change, ClaimRuns, ClaimSandbox, Event, FinishRun, Head, Hint, MigrationStatus, RequeueRun,
-    RunClass, RunCounters, RunFilter, RunQueue, SandboxCount, SandboxStamp, Store, StoreError, Table, Told, Value,
+    RunClass, RunCounters, RunFilter, RunQueue, SandboxCount, SandboxStamp, Store, StoreError, Table, Told,
+    Value,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +76,8 @@ impl Watched {
                 let seen = self.waiting.since(two.id).is_some_and(|since| since < claim.now);
                 let due = two.not_before.is_none_or(|due| due <= claim.now) && !two.held;
                 let first = (two.priority, -other.seq) > (one.priority, -run.seq);
-                if !alike || !seen || !due || !first || taken.iter().any(|taken| taken.submitted.id == two.id) {
+                if !alike || !seen || !due || !first || taken.iter().any(|taken| taken.submitted.id == two.id)
+                {
                     continue;
                 }
                 let now = self.inner.run(two.id).await?;
