@@ -15,6 +15,7 @@ mod decide;
 mod end;
 mod explain;
 mod history;
+pub(crate) mod project;
 mod quarantine;
 mod settle;
 mod shards;

@@ -5,6 +5,7 @@
 //! wins and the other looks again.
 
 mod planner;
+mod tested;
 mod worker;
 
 use crate::conflict::{is_lost_race, retry_on_conflict};
@@ -85,7 +86,7 @@ impl Control {
     }
 
     /// [`Self::settle_subtask`] for the steps that it leads to itself.
-    fn settle_next(&self, id: SubtaskId) -> Pin<Box<dyn Future<Output = Result<()>> + Send + '_>> {
+    pub(crate) fn settle_next(&self, id: SubtaskId) -> Pin<Box<dyn Future<Output = Result<()>> + Send + '_>> {
         Box::pin(self.settle_subtask(id))
     }
 
@@ -210,7 +211,8 @@ impl Control {
             .project_file(project, &subtask.branch)
             .await
             .unwrap_or_default();
-        let checks: Vec<String> = file.checks.into_iter().map(|check| check.command).collect();
+        let mut checks: Vec<String> = file.checks.into_iter().map(|check| check.command).collect();
+        checks.extend(file.tests.map(|path| format!("# the tests of the plan {path}")));
         let resume = self.session(&subtask.id.to_string()).await?;
         let prompt = if resume.is_some() {
             self.parts.prompts.feedback(&FeedbackPrompt {
@@ -259,15 +261,21 @@ impl Control {
         Ok(run)
     }
 
-    fn check_run(&self, project: &Project, subtask: &Subtask, head: String, file: ProjectFile) -> NewRun {
-        let settings = &self.parts.work;
-        let wanted = file.requirements;
-        let mut requirements: Requirements = settings.check_requirements.clone();
-        requirements.pool = file.pool.or(requirements.pool);
+    /// What the sandboxes of checks must offer.
+    fn check_requirements(&self, file: &ProjectFile) -> Requirements {
+        let wanted = file.requirements.clone();
+        let mut requirements: Requirements = self.parts.work.check_requirements.clone();
+        requirements.pool = file.pool.clone().or(requirements.pool);
         requirements.image = wanted.image.or(requirements.image);
         requirements.cpus = wanted.cpus.or(requirements.cpus);
         requirements.memory_mb = wanted.memory_mb.or(requirements.memory_mb);
         requirements.disk_mb = wanted.disk_mb.or(requirements.disk_mb);
+        requirements
+    }
+
+    fn check_run(&self, project: &Project, subtask: &Subtask, head: String, file: ProjectFile) -> NewRun {
+        let settings = &self.parts.work;
+        let requirements = self.check_requirements(&file);
         let timeout = file.checks.iter().map(|check| check.timeout).sum();
         let commands = file
             .checks

@@ -7,6 +7,9 @@
 //! timeout = "10m"             # ms, s, m or h; 10 m if left out
 //! env = { RUST_BACKTRACE = "1" }
 //!
+//! [tests]
+//! plan = "tests/plan.toml"    # a plan of tests in the repository, executed after the checks
+//!
 //! [pool]
 //! name = "rust"               # where checks run, as the default branch says it; the default pool if left out
 //!
@@ -47,6 +50,8 @@ pub struct ProjectFileError {
 pub struct ProjectFile {
     /// Checks in their order.
     pub checks: Vec<Check>,
+    /// A file of the repository with a plan of tests that must pass, too.
+    pub tests: Option<String>,
     /// Pool whose sandboxes run the checks.
     pub pool: Option<String>,
     /// What a sandbox must have to run the checks.
@@ -87,6 +92,7 @@ pub struct CheckRequirements {
 struct FileForm {
     #[serde(default)]
     check: Vec<toml::Spanned<CheckForm>>,
+    tests: Option<toml::Spanned<TestsForm>>,
     pool: Option<PoolForm>,
     requirements: Option<CheckRequirements>,
     agent: Option<AgentForm>,
@@ -100,6 +106,12 @@ struct CheckForm {
     timeout: Option<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestsForm {
+    plan: String,
 }
 
 #[derive(Deserialize)]
@@ -150,8 +162,17 @@ impl ProjectFile {
             }
             checks.push(check);
         }
+        let tests = match form.tests {
+            None => None,
+            Some(spanned) => {
+                let line = line_of(spanned.span().start);
+                let plan = spanned.into_inner().plan;
+                Some(plan_file(plan).map_err(|message| ProjectFileError { line, message })?)
+            }
+        };
         Ok(Self {
             checks,
+            tests,
             pool: form.pool.and_then(|pool| pool.name),
             requirements: form.requirements.unwrap_or_default(),
             agent_kind: form.agent.and_then(|agent| agent.kind),
@@ -172,6 +193,16 @@ impl ProjectFile {
         })?;
         Self::parse(text)
     }
+}
+
+fn plan_file(path: String) -> Result<String, String> {
+    let odd = |part: &str| matches!(part, "" | "." | "..");
+    if path.split('/').any(odd) || path.contains(char::is_control) {
+        return Err(format!(
+            "`{path}` is not the path of a file in the repository, such as `tests/plan.toml`"
+        ));
+    }
+    Ok(path)
 }
 
 fn check(form: CheckForm) -> Result<Check, String> {
@@ -245,7 +276,7 @@ mod tests {
         let file = ProjectFile::parse(
             "[[check]]\nname = \"t\"\ncommand = \"make test\"\ntimeout = \"90s\"\nenv = { A = \"1\" }\n\
              [[check]]\nname = \"lint\"\ncommand = \"make lint\"\n\
-             [pool]\nname = \"rust\"\n[requirements]\ncpus = 2\n[agent]\nkind = \"claude\"\n",
+             [tests]\nplan = \"tests/plan.yaml\"\n[pool]\nname = \"rust\"\n[requirements]\ncpus = 2\n[agent]\nkind = \"claude\"\n",
         )
         .unwrap();
         assert_eq!(file.checks[0].timeout, Duration::from_secs(90));
@@ -256,6 +287,7 @@ mod tests {
             (Some("rust"), Some(2))
         );
         assert_eq!(file.agent_kind.as_deref(), Some("claude"));
+        assert_eq!(file.tests.as_deref(), Some("tests/plan.yaml"));
         assert_eq!(ProjectFile::from_bytes(None).unwrap(), ProjectFile::default());
     }
 
@@ -274,6 +306,8 @@ mod tests {
         );
         let time = error("[[check]]\nname='t'\ncommand='x'\ntimeout='soon'\n");
         assert!(time.contains("90s"), "{time}");
+        let away = error("[pool]\nname='a'\n[tests]\nplan='../plan.toml'\n");
+        assert!(away.starts_with("line 3: `../plan.toml`"), "{away}");
         assert!(error("[[check]]\nname='t'\n").contains("missing field `command`"));
         assert!(error("check = 3").starts_with("line 1"));
         let bytes = ProjectFile::from_bytes(Some(b"a\n\xff")).unwrap_err().to_string();

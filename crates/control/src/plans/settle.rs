@@ -269,12 +269,18 @@ impl Control {
         // Some may have ended since the others were told.
         self.tell_ends(&plan).await?;
         plan.finished_at = Some(self.now());
+        let tested = super::project::tested(&plan);
         let update = Change::update(&plan);
         let (tenant, id) = (plan.tenant_id, plan.id);
         let view = self.plan_view(plan).await?;
         debug_assert_ne!(view.status, PlanStatus::Running);
         let event = self.event(tenant, "plan.finished", id, view);
         self.commit(vec![update, event]).await?;
+        if let Some(subtask) = tested
+            && let Err(error) = self.settle_next(subtask).await
+        {
+            self.note_subtask(subtask, &error).await;
+        }
         Ok(true)
     }
 }

@@ -144,7 +144,7 @@ impl Control {
             .unwrap_or_default();
         (file.pool, file.requirements) = (trusted.pool, trusted.requirements);
         if file.checks.is_empty() {
-            return self.open_merge_request(subtask, project, repository, head).await;
+            return self.test_or_open(subtask, project, repository, head).await;
         }
         let run = self.check_run(project, &subtask, head, file);
         subtask.run_id = Some(run.id);
@@ -168,8 +168,7 @@ impl Control {
                             .is_behind(&subtask.branch, &project.default_branch)
                             .await? =>
                     {
-                        self.open_merge_request(subtask, &project, &repository, head)
-                            .await
+                        self.test_or_open(subtask, &project, &repository, head).await
                     }
                     // The branch, or the target, has moved while they ran: then the result is checked again.
                     _ => self.check_or_open(subtask, &project, &repository).await,
@@ -190,7 +189,7 @@ impl Control {
     }
 
     /// Opens the merge request, or brings the open one up to the branch.
-    async fn open_merge_request(
+    pub(super) async fn open_merge_request(
         &self,
         mut subtask: Subtask,
         project: &Project,
@@ -305,12 +304,14 @@ impl Control {
         // A file that is broken on the default branch holds nobody to anything.
         let before = self.project_file(project, &project.default_branch).await;
         let after = self.project_file(project, head).await?;
-        let mut lost = before
-            .unwrap_or_default()
-            .checks
-            .into_iter()
-            .filter(|check| !after.checks.contains(check));
-        Ok(lost.next().map(|check| check.name))
+        let before = before.unwrap_or_default();
+        let mut lost = before.checks.iter().filter(|check| !after.checks.contains(check));
+        if let Some(check) = lost.next() {
+            return Ok(Some(check.name.clone()));
+        }
+        let repository = self.repository(project)?;
+        self.weakened_test(project, &repository, &before, &after, head)
+            .await
     }
 
     /// Brings merged work to where the project was cloned from. Gives the reason if that cannot be done.
@@ -381,7 +382,7 @@ impl Control {
     }
 
     /// Another attempt with `reason` as its feedback, or the end if there were enough.
-    async fn again(&self, mut subtask: Subtask, reason: String) -> Result<()> {
+    pub(super) async fn again(&self, mut subtask: Subtask, reason: String) -> Result<()> {
         let reason = super::tail(&reason).to_owned();
         if subtask.attempts >= self.parts.work.worker_attempts {
             let message = format!(
@@ -449,6 +450,9 @@ impl Control {
             if run.is_none_or(|run| run.cancel_requested) {
                 break;
             }
+        }
+        if let Some(subtask) = self.parts.store.get::<Subtask, _>(id).await? {
+            self.cancel_checks(&subtask, None).await?;
         }
         self.settle_subtask(id).await
     }

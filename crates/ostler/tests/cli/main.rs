@@ -12,6 +12,7 @@ mod shell;
 mod streams;
 mod support;
 mod tasks;
+mod test_checks;
 mod test_bisect;
 mod test_choices;
 mod test_files;
