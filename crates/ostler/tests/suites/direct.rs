@@ -28,7 +28,7 @@ const PYTEST: [&str; 9] = [
     "not via_pager",
     "--junitxml",
 ];
-/// Reads JUnit as others do.
+/// Reads a report as other programs do.
 const READ: &str = r#"
 import json, sys, xml.etree.ElementTree as tree
 words = {"failure": "failed", "error": "error", "skipped": "skipped"}

@@ -22,10 +22,11 @@ const DRIVERS: [&str; 2] = ["process", "docker"];
 /// Where the sandboxes see the suites that they do not get as their workspace.
 const SHOWN: &str = "/opt/suites";
 
-/// A server with a pool of either driver, named by it. The suites are shown in both.
-async fn server(data: &Path, engine: &DockerEngine) -> Cli {
+/// A server with a pool of either driver, named by it. The suites are shown in both. `nested`: tests share containers.
+async fn server(data: &Path, engine: &DockerEngine, nested: bool) -> Cli {
     let server = TestServer::new(env!("CARGO_BIN_EXE_ostler"), data)
         .engine(engine)
+        .env("OSTLER_DRIVERS__DOCKER__NESTED", nested.to_string())
         .start()
         .await;
     let cli = Cli(server);
@@ -109,7 +110,7 @@ async fn whole_suites_end_as_they_do_directly() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let engine = DockerEngine::start();
     let mut guard = LeakGuard::new(data.path()).with_engine(&engine);
-    let cli = server(data.path(), &engine).await;
+    let cli = server(data.path(), &engine, false).await;
 
     let origin = files.path().join("origin");
     repository(&origin, &[("README", "Suites from registries.\n")]);
@@ -207,7 +208,7 @@ async fn single_cases_end_as_they_do_directly() {
     let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let engine = DockerEngine::start();
     let mut guard = LeakGuard::new(data.path()).with_engine(&engine);
-    let cli = server(data.path(), &engine).await;
+    let cli = server(data.path(), &engine, true).await;
 
     let programs = [
         "bytes/test_buf_mut",
