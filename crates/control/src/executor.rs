@@ -13,6 +13,7 @@ mod leases;
 mod series;
 mod services;
 mod test;
+mod verdict;
 mod workspace;
 
 use crate::sandboxes::{Loss, crash};

@@ -8,13 +8,14 @@
 use super::Executor;
 use super::attempt::{Attempt, Interrupt, tested_kernel};
 use super::console::Console;
+use super::verdict::{Found, Verdict};
 use crate::probe;
 use crate::sandboxes::{Loss, crash};
 use ostler_domain::{
     FailureClass, Kernel, KernelEnd, ReportSource, Run, RunOutcome, RunStatus, SandboxId, TestResult,
     TestSpec,
 };
-use ostler_sandbox::console::{Event, Kind, Report, plain};
+use ostler_sandbox::console::{Kind, plain};
 use ostler_sandbox::{Driver, DriverStatus, ExitInfo, MachineEnd};
 use std::io::Write;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ const STEP: Duration = Duration::from_millis(200);
 /// How long it may take until it is known how a machine ended, after it did.
 const NOTED: Duration = Duration::from_secs(3);
 /// How long an end that is expected may take after the command that is to bring it about.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// For an answer of a machine that is well.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -46,21 +47,6 @@ enum Gone {
     Ended(ExitInfo),
     /// It runs and does not answer, and how that was seen.
     Silent(String),
-}
-
-/// What is known of a machine in the end.
-struct Found<'a> {
-    kernel: &'a Kernel,
-    /// How the kernel ended; `None` where it did not, and the time was over.
-    end: Option<KernelEnd>,
-    /// Whether its guest has ever answered.
-    booted: bool,
-    /// How it was seen that it does not answer.
-    silent: Option<String>,
-    report: Report,
-    last_words: String,
-    /// Whether its machine is of no use any more.
-    gone: bool,
 }
 
 impl Executor {
@@ -169,6 +155,7 @@ impl Attempt<'_> {
         console.settle().await;
         let mut found = Found {
             kernel,
+            commands: !self.run.submitted.spec.commands.is_empty(),
             end: None,
             booted: booted.into_inner(),
             silent: None,
@@ -176,33 +163,34 @@ impl Attempt<'_> {
             last_words: console.last_words(),
             gone: gone.is_some(),
         };
-        let said = found.report.end(None);
-        match gone {
+        let over = matches!(&done, Some((RunStatus::TimedOut | RunStatus::Cancelled, _)));
+        found.end = match gone {
             None => {
-                let over = matches!(&done, Some((RunStatus::TimedOut | RunStatus::Cancelled, _)));
-                found.end = match said {
+                // A kernel may say that it hangs, and go on: that is no end, unless it is what was to be shown.
+                let hangs = self.stuck || over || kernel.expect == KernelEnd::Hang;
+                match found.said(None, hangs) {
                     None if self.stuck => Some(KernelEnd::Hang),
                     None if !over => Some(KernelEnd::Exit),
                     said => said,
-                };
+                }
             }
             Some(Gone::Ended(exit)) => {
+                let end = found.said(exit.machine, false);
                 let by_host = matches!(exit.machine, None | Some(MachineEnd::Host));
-                if by_host && said.is_none() {
+                if by_host && end.is_none() {
                     return Err(Interrupt::Lost {
                         reason: crash(&exit),
                         started: true,
                     });
                 }
-                found.end = found.report.end(exit.machine);
+                end
             }
             Some(Gone::Silent(why)) => {
-                found.end = said
-                    .filter(|end| matches!(end, KernelEnd::Panic | KernelEnd::Oops))
-                    .or(Some(KernelEnd::Hang));
                 found.silent = Some(why);
+                let worse = |end: &KernelEnd| matches!(end, KernelEnd::Panic | KernelEnd::Oops);
+                found.said(None, true).filter(worse).or(Some(KernelEnd::Hang))
             }
-        }
+        };
         let (status, outcome) = done.unwrap_or_else(|| (self.over(), RunOutcome::default()));
         Ok(self.conclude(test, &found, console, status, outcome).await)
     }
@@ -256,6 +244,13 @@ impl Attempt<'_> {
             },
             |result| *result,
         );
+        if found.end != Some(KernelEnd::Hang) {
+            let passing = found
+                .report
+                .first(Kind::Hang)
+                .map(|event| format!("its kernel said: {event}"));
+            result.problems.extend(passing);
+        }
         let (content, problems) = console.content();
         result.problems.extend(problems);
         let content = content.unwrap_or_else(|error| {
@@ -329,81 +324,6 @@ fn lost_files(test: &TestSpec, result: &mut TestResult) {
         result
             .problems
             .push(format!("what is at `{glob}` was lost with the machine"));
-    }
-}
-
-/// How the end of a kernel compares with what was expected.
-enum Verdict {
-    /// It did not end by itself, and was not to.
-    Exit,
-    /// As expected.
-    Expected,
-    /// Not as expected, and why.
-    Wrong(String),
-}
-
-impl Found<'_> {
-    fn verdict(&self) -> Verdict {
-        let expected = self.kernel.expect;
-        match self.end {
-            _ if !self.booted => Verdict::Wrong(self.unbooted()),
-            Some(KernelEnd::Exit) | None if expected == KernelEnd::Exit => Verdict::Exit,
-            Some(end) if end == expected => Verdict::Expected,
-            Some(_) if expected == KernelEnd::Exit => Verdict::Wrong(self.sentence()),
-            Some(KernelEnd::Exit) | None => Verdict::Wrong(format!(
-                "{} was expected of its kernel, which goes on",
-                in_words(expected)
-            )),
-            Some(_) => Verdict::Wrong(format!(
-                "{} was expected of its kernel; instead: {}",
-                in_words(expected),
-                self.sentence()
-            )),
-        }
-    }
-
-    fn unbooted(&self) -> String {
-        let why = match (self.report.boot_failure(), self.end) {
-            (Some(failure), _) => failure.to_string(),
-            (None, Some(KernelEnd::Hang) | None) => self.silent.clone().unwrap_or_default(),
-            (None, Some(_)) => self.sentence(),
-        };
-        let name = &self.kernel.name;
-        match self.last_words.as_str() {
-            "" => format!("the kernel {name} did not boot: {why}; its console is empty"),
-            words => format!("the kernel {name} did not boot: {why}; its console ends with:\n{words}"),
-        }
-    }
-
-    /// How it ended, in a sentence.
-    fn sentence(&self) -> String {
-        let first = |kind: Kind| self.report.first(kind).map(Event::to_string);
-        let (told, plainly) = match self.end {
-            Some(KernelEnd::Panic) => (first(Kind::Panic), "its kernel panicked"),
-            Some(KernelEnd::Oops) => (first(Kind::Oops), "its kernel is broken"),
-            Some(KernelEnd::Oom) => (first(Kind::OutOfMemory), "its machine ran out of memory"),
-            Some(KernelEnd::Hang) => (first(Kind::Hang), "its machine hangs"),
-            Some(KernelEnd::Reboot) => (None, "its machine was restarted from inside"),
-            Some(KernelEnd::Poweroff) => (None, "its machine was switched off from inside"),
-            Some(KernelEnd::Exit) | None => (None, "its machine goes on"),
-        };
-        let told = told.unwrap_or_else(|| plainly.to_owned());
-        match &self.silent {
-            Some(why) if self.end == Some(KernelEnd::Hang) => format!("{told}: {why}"),
-            _ => told,
-        }
-    }
-}
-
-const fn in_words(end: KernelEnd) -> &'static str {
-    match end {
-        KernelEnd::Exit => "the end of its command",
-        KernelEnd::Panic => "a panic",
-        KernelEnd::Oops => "an oops",
-        KernelEnd::Reboot => "a restart",
-        KernelEnd::Poweroff => "a power-off",
-        KernelEnd::Oom => "want of memory",
-        KernelEnd::Hang => "a hang",
     }
 }
 

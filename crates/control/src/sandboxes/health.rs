@@ -164,6 +164,10 @@ impl Control {
             ) {
                 return Ok(None);
             }
+            if sandbox.status == SandboxStatus::Unhealthy && sandbox.for_run {
+                // Who executes its run knows.
+                return Ok(None);
+            }
             if sandbox.status != SandboxStatus::Unhealthy {
                 sandbox.transition(SandboxStatus::Unhealthy)?;
             }

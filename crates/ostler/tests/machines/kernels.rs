@@ -1,8 +1,8 @@
 //! Tests of kernels: four of them boot and report, and each way in which one can end is told.
 
-use crate::support::{Cli, Done};
+use crate::support::{Cli, Done, id};
 use crate::{machines, server};
-use ostler_test_kit::{LeakGuard, MachineKernels, MachineParts, require};
+use ostler_test_kit::{LeakGuard, MachineKernels, MachineParts, git, repository, require};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,6 +15,10 @@ const RESTART: &str = "import ctypes; ctypes.CDLL(None).reboot(0x01234567)";
 /// What leaves its session, its parent and all it has got behind.
 const STAYS: &str =
     "(setsid sh -c 'trap \"\" TERM HUP; (while :; do sleep 3001; done) & while :; do sleep 3001; done' &)";
+
+/// The beginning of a report, and a panic.
+const BREAK: &str = "for line in 'KTAP version 1' 1..2 'ok 1 before'; do echo \"$line\" > /dev/kmsg; done\n\
+                     echo c > /proc/sysrq-trigger";
 
 /// A server with four kernels and two that are none, and a pool without warm machines.
 async fn with_kernels(data: &Path, files: &Path, settings: &[(&str, &str)]) -> Cli {
@@ -30,13 +34,13 @@ async fn with_kernels(data: &Path, files: &Path, settings: &[(&str, &str)]) -> C
         .env("OSTLER_DRIVERS__QEMU__KERNEL_DIR", &kernels.dir)
         .env("OSTLER_DRIVERS__QEMU__KERNELS__DAMAGED__IMAGE", &damaged_file)
         .env("OSTLER_DRIVERS__QEMU__KERNELS__TEXT__IMAGE", &text_file)
-        .env("OSTLER_EXECUTOR__SLOTS", "3");
+        .env("OSTLER_EXECUTOR__SLOTS", "2");
     for (name, value) in settings {
         server = server.env(name, value);
     }
     let cli = Cli(server.start().await);
     let drive = MachineParts::find().unwrap().root_drive.display().to_string();
-    cli.ok(&machines("kernels", &drive, &["--target", "0", "--max", "3"]));
+    cli.ok(&machines("kernels", &drive, &["--target", "0", "--max", "2"]));
     cli
 }
 
@@ -46,7 +50,7 @@ fn plan(tests: &[(&str, &str, &str, &str)]) -> String {
     for (name, kernel, run, more) in tests {
         write!(
             plan,
-            "\n[[tests]]\nname = \"{name}\"\nkernel = {kernel}\nrun = '''{run}'''\n{more}\n"
+            "\n[[tests]]\nname = \"{name}\"\nkernel = {kernel}\nrun = '''{run}\n'''\n{more}\n"
         )
         .unwrap();
     }
@@ -80,113 +84,86 @@ fn artifact(cli: &Cli, files: &Path, test: &str, path: &str) -> String {
     content
 }
 
+/// For hangs that are seen soon, on machines that are slow.
+const HEALTH: [(&str, &str); 4] = [
+    ("OSTLER_SANDBOXES__HEALTH_SECONDS", "1"),
+    ("OSTLER_SANDBOXES__HEALTH_LIMIT_SECONDS", "3"),
+    ("OSTLER_SANDBOXES__HEALTH_FAILURES", "4"),
+    ("OSTLER_SANDBOXES__START_SECONDS", "240"),
+];
+
+fn expecting(kernel: &str, end: &str) -> String {
+    format!("{{ name = \"{kernel}\", expect = \"{end}\" }}")
+}
+
+fn python(text: &str) -> String {
+    format!("echo begun\npython3 -c '{text}'")
+}
+
+/// What hangs the whole machine.
+fn spin() -> String {
+    "echo -1 > /proc/sys/kernel/sched_rt_runtime_us\n".to_owned() + &python(SPIN)
+}
+
+/// A test that passed, and how its kernel ended.
+fn passed(test: &Value, end: &str) {
+    let is = (&test["status"], &test["kernel_end"], &test["failure"]);
+    assert_eq!(is, (&"succeeded".into(), &end.into(), &Value::Null), "{test}");
+}
+
+/// A test that failed, how its kernel ended, whose fault it was, and what it says.
+fn failed(test: &Value, end: &Value, failure: &str, says: &[&str]) {
+    let is = (&test["status"], &test["kernel_end"], &test["failure"]);
+    assert_eq!(is, (&"failed".into(), end, &failure.into()), "{test}");
+    let error = test["error"].as_str().unwrap();
+    for words in says {
+        assert!(error.contains(words), "no `{words}`: {error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_matrix_of_kernels_with_every_end() {
+async fn a_suite_on_four_kernels_of_which_one_panics_and_one_hangs() {
     require!(Qemu);
     let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut guard = LeakGuard::new(dir.path());
-    let settings = [
-        ("OSTLER_SANDBOXES__HEALTH_SECONDS", "1"),
-        ("OSTLER_SANDBOXES__HEALTH_LIMIT_SECONDS", "3"),
-        ("OSTLER_SANDBOXES__HEALTH_FAILURES", "4"),
-    ];
-    let mut cli = with_kernels(dir.path(), files.path(), &settings).await;
+    let mut cli = with_kernels(dir.path(), files.path(), &HEALTH).await;
     let versions = MachineKernels::find().unwrap().versions;
     let (old, new) = (&versions[0], versions.last().unwrap());
     let plain = |kernel: &str| format!("\"{kernel}\"");
-    let expecting = |kernel: &str, end: &str| format!("{{ name = \"{kernel}\", expect = \"{end}\" }}");
-    let python = |text: &str| format!("echo begun\npython3 -c '{text}'");
-    let no_limit = "echo -1 > /proc/sys/kernel/sched_rt_runtime_us\n";
     let suite = "exec > /dev/console\necho KTAP version 1; echo 1..3\n\
                  test \"$(uname -r)\" = \"${matrix.kernel}\" && echo ok 1 version || echo not ok 1 version\n\
                  grep -q ext4 /proc/filesystems && echo ok 2 ext4 || echo not ok 2 ext4\necho 'ok 3 odd # SKIP not today'";
     let matrix = format!("reports = [\"console\"]\nmatrix = {{ kernel = {versions:?} }}");
-    let broken = "for line in 'KTAP version 1' 1..2 'ok 1 before'; do echo \"$line\" > /dev/kmsg; done\n\
-                  echo c > /proc/sysrq-trigger";
     let console = "reports = [\"console\"]\nartifacts = [\"left/*\"]";
-    let unbootable = "{ name = \"NAME\", args = \"earlyprintk=serial\" }";
-    let rootless =
-        format!("{{ name = \"{new}\", args = [\"rdinit=/none\", \"init=/none\"], expect = \"panic\" }}");
-    let tests: [(&str, &str, &str, &str); 13] = [
-        ("hangs", &plain(new), &(no_limit.to_owned() + &python(SPIN)), ""),
+    let left = "artifacts = [\"*.txt\"]";
+    let tests: [(&str, &str, &str, &str); 4] = [
+        ("hangs", &plain(new), &spin(), ""),
         ("suite", "\"${matrix.kernel}\"", suite, &matrix),
-        ("panics", &plain(old), broken, console),
-        ("is to panic", &expecting(new, "panic"), broken, console),
-        ("is to panic and does not", &expecting(new, "panic"), "true", ""),
-        (
-            "is to hang",
-            &expecting(old, "hang"),
-            &(no_limit.to_owned() + &python(SPIN)),
-            "",
-        ),
-        (
-            "is to run out of memory",
-            &expecting(old, "oom"),
-            &python(HOG),
-            "",
-        ),
-        ("restarts", &plain(new), &python(RESTART), ""),
-        ("is to restart", &expecting(old, "reboot"), &python(RESTART), ""),
-        ("damaged", &unbootable.replace("NAME", "damaged"), "true", ""),
-        ("no kernel", &plain("text"), "true", ""),
-        ("without a root", &rootless, "true", ""),
-        (
-            "fails",
-            &plain(old),
-            "echo words; exit 7",
-            "artifacts = [\"*.txt\"]",
-        ),
+        ("panics", &plain(old), BREAK, console),
+        ("fails", &plain(old), "echo words > a.txt; exit 7", left),
     ];
     let junit = files.path().join("out.xml");
-    let begun = std::time::Instant::now();
     let (done, found) = run(
         &cli,
         files.path(),
         &plan(&tests),
         &["--junit", junit.to_str().unwrap()],
     );
-    println!("{} tests in {:?}\n{}", found.len(), begun.elapsed(), done.out);
     assert_eq!(done.code, 1, "{done:?}");
-
+    println!("{}", done.out);
     for version in &versions {
-        let test = &found[&format!("suite [kernel={version}]")];
-        assert_eq!(
-            (&test["status"], &test["kernel_end"]),
-            (&"succeeded".into(), &"exit".into()),
-            "{test}"
-        );
+        let name = format!("suite [kernel={version}]");
+        passed(&found[&name], "exit");
         let cases = serde_json::json!({ "passed": 2, "failed": 0, "skipped": 1, "errors": 0 });
-        assert_eq!(test["cases"], cases, "{test}");
-        let log = artifact(
-            &cli,
-            files.path(),
-            &format!("suite [kernel={version}]"),
-            "ostler/console.log",
-        );
+        assert_eq!(found[&name]["cases"], cases, "{}", found[&name]);
+        let log = artifact(&cli, files.path(), &name, "ostler/console.log");
         assert!(log.contains("ok 2 ext4"), "{log}");
     }
-    let ok = |name: &str, end: &str| {
-        let test = &found[name];
-        let is = (&test["status"], &test["kernel_end"], &test["failure"]);
-        assert_eq!(is, (&"succeeded".into(), &end.into(), &Value::Null), "{test}");
-    };
-    let bad = |name: &str, end: Value, failure: &str, says: &[&str]| {
-        let test = &found[name];
-        let is = (&test["status"], &test["kernel_end"], &test["failure"]);
-        assert_eq!(is, (&"failed".into(), &end, &failure.into()), "{test}");
-        let error = test["error"].as_str().unwrap();
-        for words in says {
-            assert!(error.contains(words), "no `{words}`: {error}");
-        }
-    };
-    bad(
-        "panics",
-        "panic".into(),
-        "test",
-        &["kernel panic after ", ": sysrq triggered crash"],
-    );
-    assert_eq!(found["panics"]["cases"]["passed"], 1, "{}", found["panics"]);
-    let problems = found["panics"]["problems"].to_string();
+    let panics = &found["panics"];
+    let says = ["kernel panic after ", ": sysrq triggered crash"];
+    failed(panics, &"panic".into(), "test", &says);
+    assert_eq!(panics["cases"]["passed"], 1, "{panics}");
+    let problems = panics["problems"].to_string();
     assert!(
         problems.contains("left/*") && problems.contains("2 tests were planned, 1 ran"),
         "{problems}"
@@ -198,26 +175,67 @@ async fn a_matrix_of_kernels_with_every_end() {
     );
     let cases = artifact(&cli, files.path(), "panics", "ostler/cases.jsonl");
     assert!(cases.contains("before"), "{cases}");
-    ok("is to panic", "panic");
-    bad(
-        "is to panic and does not",
-        "exit".into(),
+    failed(&found["hangs"], &"hang".into(), "test", &[]);
+    assert_eq!(cli.run(&["test", "logs", "kernels", "hangs"]).out, "begun\n");
+    failed(
+        &found["fails"],
+        &"exit".into(),
+        "test",
+        &["the program exited with code 7"],
+    );
+    assert_eq!(artifact(&cli, files.path(), "fails", "a.txt"), "words\n");
+    let again = found.values().filter(|test| test["attempt"] != 1).count();
+    assert_eq!(again, 0, "none was tried again: {found:#?}");
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert_eq!(xml.matches("<testcase").count(), found.len(), "{xml}");
+    assert!(xml.contains("sysrq triggered crash"), "{xml}");
+    assert!(cli.0.stop().await.success());
+    guard.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_may_be_expected_to_end_in_any_way() {
+    require!(Qemu);
+    let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut guard = LeakGuard::new(dir.path());
+    let mut cli = with_kernels(dir.path(), files.path(), &HEALTH).await;
+    let versions = MachineKernels::find().unwrap().versions;
+    let (old, new) = (&versions[0], versions.last().unwrap());
+    let unbootable = "{ name = \"damaged\", args = \"earlyprintk=serial\" }";
+    let rootless =
+        format!("{{ name = \"{new}\", args = [\"rdinit=/none\", \"init=/none\"], expect = \"panic\" }}");
+    let tests: [(&str, &str, &str, &str); 8] = [
+        ("hangs", &expecting(old, "hang"), &spin(), ""),
+        (
+            "panics",
+            &expecting(new, "panic"),
+            BREAK,
+            "reports = [\"console\"]",
+        ),
+        ("does not panic", &expecting(new, "panic"), "true", ""),
+        ("out of memory", &expecting(old, "oom"), &python(HOG), ""),
+        ("restarts", &expecting(old, "reboot"), &python(RESTART), ""),
+        ("damaged", unbootable, "true", ""),
+        ("no kernel", "\"text\"", "true", ""),
+        ("without a root", &rootless, "true", ""),
+    ];
+    let (done, found) = run(&cli, files.path(), &plan(&tests), &[]);
+    assert_eq!(done.code, 1, "{done:?}");
+    println!("{}", done.out);
+    passed(&found["panics"], "panic");
+    assert_eq!(found["panics"]["cases"]["passed"], 1, "{}", found["panics"]);
+    failed(
+        &found["does not panic"],
+        &"exit".into(),
         "test",
         &["a panic was expected of its kernel, which goes on"],
     );
-    bad("hangs", "hang".into(), "test", &["its machine hangs: "]);
-    ok("is to hang", "hang");
-    ok("is to run out of memory", "oom");
-    bad(
-        "restarts",
-        "reboot".into(),
-        "test",
-        &["its machine was restarted from inside"],
-    );
-    ok("is to restart", "reboot");
-    bad(
-        "damaged",
-        "hang".into(),
+    passed(&found["hangs"], "hang");
+    passed(&found["out of memory"], "oom");
+    passed(&found["restarts"], "reboot");
+    failed(
+        &found["damaged"],
+        &"hang".into(),
         "test",
         &[
             "the kernel damaged did not boot: ",
@@ -225,39 +243,68 @@ async fn a_matrix_of_kernels_with_every_end() {
             "System halted",
         ],
     );
-    bad(
-        "no kernel",
-        Value::Null,
-        "job",
-        &["text is no kernel: it begins neither like a bzImage"],
-    );
-    bad(
-        "without a root",
-        "panic".into(),
-        "test",
-        &["did not boot: kernel panic after", "its console ends with:"],
-    );
-    bad(
-        "fails",
-        "exit".into(),
-        "test",
-        &["the program exited with code 7"],
-    );
-    assert_eq!(found["fails"]["exit_code"], 7);
-    let ends = found.values().filter(|test| test["attempt"] != 1).count();
-    assert_eq!(ends, 0, "none was tried again: {found:#?}");
-    let logs = cli.run(&["test", "logs", "kernels", "hangs"]);
-    assert_eq!(logs.out, "begun\n", "{logs:?}");
-
-    let xml = std::fs::read_to_string(&junit).unwrap();
-    assert_eq!(
-        xml.matches("<testcase").count(),
-        tests.len() - 1 + versions.len(),
-        "{xml}"
-    );
-    assert!(xml.contains("sysrq triggered crash"), "{xml}");
+    let says = ["text is no kernel: it begins neither like a bzImage"];
+    failed(&found["no kernel"], &Value::Null, "job", &says);
+    let says = ["did not boot: kernel panic after", "its console ends with:"];
+    failed(&found["without a root"], &"panic".into(), "test", &says);
     assert!(cli.0.stop().await.success());
     guard.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_can_be_a_file_of_the_project_and_its_boot_the_test() {
+    require!(Qemu);
+    let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut cli = with_kernels(dir.path(), files.path(), &HEALTH[3..]).await;
+    let kernels = MachineKernels::find().unwrap();
+    let version = kernels.versions.last().unwrap();
+    let origin = files.path().join("tools");
+    repository(&origin, &[("words", "there\n")]);
+    std::fs::create_dir(origin.join("images")).unwrap();
+    std::fs::copy(kernels.image(version), origin.join("images/bzImage")).unwrap();
+    git(&origin, &["add", "--all"]);
+    git(&origin, &["commit", "-q", "-m", "Second"]);
+    cli.ok(&["project", "add", origin.to_str().unwrap(), "--name", "tools"]);
+    let tests = plan(&[
+        ("of the project", "\"images/bzImage\"", "uname -r; cat words", ""),
+        ("absent", "\"images/none\"", "true", ""),
+        ("no image", "\"./words\"", "true", ""),
+        ("text", "\"../tools/words\"", "true", ""),
+    ]);
+    let kernel = format!(
+        "kernel = {{ name = \"{version}\", args = \"rdinit=/none init=/none\", expect = \"panic\" }}"
+    );
+    let text = format!("project = \"tools\"\n{tests}\n[[tests]]\nname = \"boot\"\n{kernel}\n");
+    let (done, found) = run(&cli, files.path(), &text, &[]);
+    assert_eq!(done.code, 1, "{done:?}");
+    let own = &found["of the project"];
+    assert_eq!(
+        (&own["status"], &own["kernel_end"]),
+        (&"succeeded".into(), &"exit".into()),
+        "{own}"
+    );
+    let logs = cli.run(&["test", "logs", "kernels", "of the project"]);
+    assert_eq!(logs.out, format!("{version}\nthere\n"), "{logs:?}");
+    let boot = &found["boot"];
+    assert_eq!(
+        (&boot["status"], &boot["kernel_end"]),
+        (&"succeeded".into(), &"panic".into()),
+        "{boot}"
+    );
+    for (name, why) in [
+        ("absent", "there is no file images/none"),
+        ("no image", "must be relative, without empty parts, `.` and `..`"),
+        ("text", "must be relative"),
+    ] {
+        let test = &found[name];
+        assert_eq!(
+            (&test["status"], &test["failure"]),
+            (&"failed".into(), &"job".into()),
+            "{test}"
+        );
+        assert!(test["error"].as_str().unwrap().contains(why), "{test}");
+    }
+    assert!(cli.0.stop().await.success());
 }
 
 /// Processes of QEMU that this server has started.
@@ -285,13 +332,13 @@ async fn no_machine_is_left_after_a_time_out_a_cancel_or_a_crash() {
     require!(Qemu);
     let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut guard = LeakGuard::new(dir.path());
-    let mut cli = with_kernels(dir.path(), files.path(), &[]).await;
+    let mut cli = with_kernels(dir.path(), files.path(), &HEALTH[3..]).await;
     let version = MachineKernels::find().unwrap().versions[0].clone();
     let kernel = format!("\"{version}\"");
     let stays = format!("{STAYS}; {STAYS}; echo runs; wait; sleep 3001");
 
     // By the time-out: the kernel is well.
-    let late = plan(&[("late", &kernel, &stays, "timeout = 25")]);
+    let late = plan(&[("late", &kernel, &stays, "timeout = 60")]);
     let (done, found) = run(&cli, files.path(), &late, &[]);
     let late = &found["late"];
     assert_eq!((done.code, &late["status"]), (1, &"timed_out".into()), "{done:?}");
@@ -313,7 +360,7 @@ async fn no_machine_is_left_after_a_time_out_a_cancel_or_a_crash() {
     let second = text.rfind("kernel = ").unwrap();
     let text = text[..second].to_owned() + &text[second..].replacen(&format!("kernel = {kernel}\n"), "", 1);
     std::fs::write(&file, text).unwrap();
-    let plan = crate::support::id(&cli.ok(&["test", "run", "-d", file.to_str().unwrap()]), "pln_");
+    let plan = id(&cli.ok(&["test", "run", "-d", file.to_str().unwrap()]), "pln_");
     for test in ["long", "isolated"] {
         cli.until(&["test", "show", &plan], |_| {
             cli.run(&["test", "logs", &plan, test]).out == "runs\n"
