@@ -6,8 +6,8 @@
 
 mod agent;
 mod attempt;
-mod dispatch;
 mod console;
+mod dispatch;
 mod kernel;
 mod leases;
 mod series;
@@ -22,6 +22,7 @@ use attempt::{Attempt, End, Finished, tested_kernel};
 use dispatch::{Arrival, Place};
 use ostler_domain::{Run, RunId, RunOutcome, RunStatus, Sandbox};
 use ostler_gateway::Gateway;
+use ostler_guest_protocol::v1::ConfigureReply;
 use ostler_sandbox::{DriverStatus, ExitInfo};
 use ostler_store::{FinishRun, Hint, RequeueRun, StoreError, StoreExt};
 use serde::{Deserialize, Serialize};
@@ -321,9 +322,10 @@ impl Executor {
         sandbox: &Sandbox,
         cancel: &CancellationToken,
         mut losses: broadcast::Receiver<Loss>,
+        served: Option<ConfigureReply>,
     ) -> End {
         if tested_kernel(run).is_some() {
-            return Attempt::carry_out(self, run, sandbox, cancel, Some(losses)).await;
+            return Attempt::carry_out(self, run, sandbox, cancel, Some(losses), None).await;
         }
         let lost = async {
             loop {
@@ -336,7 +338,9 @@ impl Executor {
             }
         };
         let loss = tokio::select! {
-            end = Attempt::carry_out(self, run, sandbox, cancel, None) => return self.crashed(run, sandbox, end).await,
+            end = Attempt::carry_out(self, run, sandbox, cancel, None, served) => {
+                return self.crashed(run, sandbox, end).await;
+            }
             loss = lost => loss,
         };
         match loss {
@@ -384,7 +388,7 @@ impl Executor {
             status: RunStatus::Failed,
             outcome,
             then: Vec::new(),
-            unspoilt: false,
+            unspoilt: None,
         }))
     }
 

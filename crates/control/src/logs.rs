@@ -117,6 +117,7 @@ impl LogStore {
             last,
             exec: (attempt, exec_seq),
             full: None,
+            unsynced: false,
         })
     }
 
@@ -157,6 +158,8 @@ pub struct LogWriter {
     last: u64,
     exec: (u32, u64),
     full: Option<String>,
+    /// Whether something was written that may not be on the disk yet.
+    unsynced: bool,
 }
 
 impl LogWriter {
@@ -225,6 +228,7 @@ impl LogWriter {
             return Err(error);
         }
         self.bytes += record.len() as u64;
+        self.unsynced = true;
         self.last = seq;
         if let Some(sender) = self.store.lock().get(&self.run) {
             sender.send_replace(seq);
@@ -248,8 +252,11 @@ impl LogWriter {
     }
 
     /// Makes what was written durable.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    pub fn sync(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.unsynced) {
+            self.file.sync_data()?;
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 //! attempt means to go through its steps once more.
 
 use super::services::{MAX_CALLS, Services};
-use super::test::Measured;
+use super::test::{Measured, isolation};
 use super::{Executor, exec_id};
 use crate::guest::{Guest, GuestError};
 use crate::sandboxes::Loss;
@@ -14,7 +14,7 @@ use ostler_agents::OutputParser;
 use ostler_domain::{
     CommandSpec, FailureClass, Kernel, Run, RunKind, RunOutcome, RunStatus, Sandbox, TestSpec, Timestamp,
 };
-use ostler_guest_protocol::v1::{ConfigureReply, Exited, Isolation, StartRequest, exec_event};
+use ostler_guest_protocol::v1::{ConfigureReply, Exited, Isolation, Network, StartRequest, exec_event};
 use ostler_reports::Parsed;
 use ostler_store::Change;
 use std::cmp::Ordering;
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Silence after which the guest is asked whether it is still there.
@@ -57,8 +57,16 @@ pub(super) struct Finished {
     pub(super) outcome: RunOutcome,
     /// What is written together with it.
     pub(super) then: Vec<Change>,
-    /// Whether its sandbox is as it was before.
-    pub(super) unspoilt: bool,
+    /// Of a sandbox that is as it was before.
+    pub(super) unspoilt: Option<Unspoilt>,
+}
+
+/// What the next test in a sandbox need not ask for again.
+pub(super) struct Unspoilt {
+    /// What the guest tells of the sandbox.
+    pub(super) place: ConfigureReply,
+    /// Programs that the guest still knows.
+    pub(super) programs: Vec<String>,
 }
 
 /// Why the steps do not go on.
@@ -162,17 +170,22 @@ pub(super) struct Attempt<'a> {
     pub(super) left: BTreeSet<String>,
     /// Whether the sandbox is as it was before.
     pub(super) unspoilt: bool,
+    /// Whether the sandbox was given by a test before this one, which left it as this one finds it in a new one.
+    served: bool,
+    /// What its programs are called at the guest.
+    programs: Vec<String>,
 }
 
 impl<'a> Attempt<'a> {
     /// Carries an attempt out in its sandbox. `losses` are told to the attempt that can look into its own: that of a test
-    /// of a kernel.
+    /// of a kernel. `served` is what is known of the sandbox from the test before this one.
     pub(super) async fn carry_out(
         executor: &'a Executor,
         run: &'a Run,
         sandbox: &'a Sandbox,
         cancel: &'a CancellationToken,
         losses: Option<broadcast::Receiver<Loss>>,
+        served: Option<ConfigureReply>,
     ) -> End {
         let lost = |error: &dyn std::fmt::Display| End::Lost {
             reason: error.to_string(),
@@ -187,13 +200,14 @@ impl<'a> Attempt<'a> {
             Ok(log) => log,
             Err(error) => return lost(&format!("the run's log cannot be opened: {error}")),
         };
-        // A machine that was started for the test may not answer yet.
-        let known = match &losses {
-            Some(_) => BTreeMap::new(),
-            None => match guest.programs().await {
+        // A machine that was started for the test may not answer yet, and who was asked before has nothing new to say.
+        let known = if losses.is_some() || served.is_some() {
+            BTreeMap::new()
+        } else {
+            match guest.programs().await {
                 Ok(known) => known,
                 Err(error) => return lost(&error),
-            },
+            }
         };
         let started = run.started_at.unwrap_or_else(|| control.now());
         let mut attempt = Attempt {
@@ -202,7 +216,8 @@ impl<'a> Attempt<'a> {
             sandbox,
             way_out: BTreeMap::new(),
             guest,
-            place: ConfigureReply::default(),
+            served: served.is_some(),
+            place: served.unwrap_or_default(),
             cancel,
             log,
             deadline: run.submitted.spec.timeout.map(|limit| started.plus(limit)),
@@ -214,6 +229,7 @@ impl<'a> Attempt<'a> {
             stuck: false,
             left: BTreeSet::new(),
             unspoilt: false,
+            programs: Vec::new(),
         };
         let steps = match (tested_kernel(run), losses) {
             (Some((test, kernel)), Some(losses)) => attempt.on_machine(test, kernel, losses).await,
@@ -241,7 +257,10 @@ impl<'a> Attempt<'a> {
                 status,
                 outcome,
                 then: std::mem::take(&mut attempt.with_end),
-                unspoilt: attempt.unspoilt,
+                unspoilt: attempt.unspoilt.then(|| Unspoilt {
+                    place: std::mem::take(&mut attempt.place),
+                    programs: std::mem::take(&mut attempt.programs),
+                }),
             })),
         };
         if let Err(error) = attempt.log.sync() {
@@ -251,16 +270,22 @@ impl<'a> Attempt<'a> {
     }
 
     pub(super) async fn steps(&mut self) -> Result<(RunStatus, RunOutcome), Interrupt> {
-        let control = &self.executor.control;
-        let (session, _ended) = control.way_out(self.sandbox).unzip();
-        let _services = self.serve(session);
-        self.way_out = control.way_out_env(self.sandbox, &self.guest).await?;
         let spec = &self.run.submitted.spec;
-        if spec.agent.is_none() && spec.workspace.is_none() && spec.test.is_none() {
+        let plain = spec.agent.is_none() && spec.workspace.is_none() && spec.test.is_none();
+        if !plain && !self.served {
+            self.place = self.guest.configure().await?;
+        }
+        let _outside = if self.is_apart() {
+            None
+        } else {
+            Some(self.open_outside().await?)
+        };
+        if plain {
             return self.commands(0).await;
         }
-        self.place = self.guest.configure().await?;
-        if let Some(workspace) = &spec.workspace {
+        // Taken up where another had brought it in, it is there as well.
+        let there = self.served || !self.is_known(0) && self.is_known(1);
+        if let Some(workspace) = spec.workspace.as_ref().filter(|_| !there) {
             self.bring_in(workspace, 0).await?;
         }
         let (mut status, mut outcome) = match (&spec.agent, &spec.test) {
@@ -285,6 +310,24 @@ impl<'a> Attempt<'a> {
             outcome.log_seq = self.log.last_seq();
         }
         Ok((status, outcome))
+    }
+
+    /// Whether its programs have a network of their own, from which nobody can be called.
+    fn is_apart(&self) -> bool {
+        let test = self.run.submitted.spec.test.as_deref();
+        let own = test
+            .and_then(isolation)
+            .is_some_and(|isolation| isolation.network() == Network::Own);
+        own && self.place.can_isolate
+    }
+
+    /// Serves what its programs call, as long as both are kept.
+    async fn open_outside(&mut self) -> Result<(AbortOnDropHandle<()>, Option<DropGuard>), Interrupt> {
+        let control = &self.executor.control;
+        let (session, ended) = control.way_out(self.sandbox).unzip();
+        let services = self.serve(session);
+        self.way_out = control.way_out_env(self.sandbox, &self.guest).await?;
+        Ok((services, ended))
     }
 
     /// Runs the commands one after the other; ends with the first that fails.
@@ -344,6 +387,7 @@ impl<'a> Attempt<'a> {
         parser: Option<&mut (dyn OutputParser + 'static)>,
     ) -> Result<Ended, Interrupt> {
         let exec = exec_id(self.run, index);
+        self.programs.push(exec.clone());
         if !self.known.contains_key(&exec) {
             let mut request = start_request(&exec, command);
             request.isolation.clone_from(&self.isolation);

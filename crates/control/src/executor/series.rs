@@ -4,13 +4,14 @@
 //! requirements and the same files is executed there, too, which saves a sandbox for each, and ends when something else has
 //! a better claim to the slot.
 
-use super::attempt::Finished;
+use super::attempt::{Finished, Unspoilt};
 use super::dispatch::Place;
-use super::{End, Executor, exec_id};
+use super::{End, Executor};
 use crate::sandboxes::{Boot, Holder};
 use crate::{ControlError, Result};
 use futures::FutureExt;
 use ostler_domain::{FailureClass, Pool, Run, RunOutcome, RunStatus, Sandbox, TestIsolation, TestResult};
+use ostler_guest_protocol::v1::ConfigureReply;
 use ostler_store::{ClaimRuns, Head};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -20,14 +21,12 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long others of a higher priority may.
 const LOOK: Duration = Duration::from_millis(100);
-/// Programs whose output a guest may be told to forget at the end of a run.
-const STEPS: u32 = 2;
 
 impl Executor {
     /// Executes a run, and those that follow it in its sandbox. An adopted one has no place: none follows it.
     pub(super) async fn series(&self, first: Run, place: Option<Place>, adopted: Option<Sandbox>) {
         let mut since = Since::now(place.as_ref());
-        let (mut next, mut sandbox) = (Some(first), adopted);
+        let (mut next, mut sandbox) = (Some(first), adopted.map(|sandbox| (sandbox, None)));
         while let Some(run) = next.take() {
             let id = run.submitted.id;
             let cancel = self.enter(&run);
@@ -41,14 +40,17 @@ impl Executor {
                     return;
                 }
             };
-            next = self.following(&mut since).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "the next test cannot be looked for; it is looked for elsewhere");
-                None
-            });
+            next = self
+                .following(&mut since, &kept.sandbox)
+                .await
+                .unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the next test cannot be looked for; it is looked for elsewhere");
+                    None
+                });
             if next.as_ref().is_some_and(|next| follows(&run, next)) {
-                sandbox = Some(kept);
+                sandbox = Some((kept.sandbox, Some(kept.place)));
             } else {
-                self.give_up(&kept).await;
+                self.give_up(&kept.sandbox).await;
             }
         }
     }
@@ -73,12 +75,12 @@ impl Executor {
         &self,
         run: &Run,
         place: Option<&Place>,
-        given: Option<Sandbox>,
+        given: Option<(Sandbox, Option<ConfigureReply>)>,
         cancel: &CancellationToken,
-    ) -> Result<Option<Sandbox>> {
+    ) -> Result<Option<Kept>> {
         let id = run.submitted.id;
-        let sandbox = match (given, place) {
-            (Some(sandbox), _) => sandbox,
+        let (sandbox, served) = match (given, place) {
+            (Some(given), _) => given,
             (None, Some(place)) => {
                 let pool = &place.pool;
                 let mut boot = self.boot(run, pool);
@@ -103,7 +105,7 @@ impl Executor {
                 let acquired = self.control.acquire(pool, run.submitted.tenant_id, holder).await;
                 self.arrived(id);
                 match acquired {
-                    Ok(claimed) => claimed.sandbox,
+                    Ok(claimed) => (claimed.sandbox, None),
                     // No host can do it, and none will.
                     Err(ControlError::Unprocessable(why)) if own_kernel => {
                         return self.finish(run, unbootable(why)).await.map(|()| None);
@@ -119,15 +121,17 @@ impl Executor {
         };
         // Before the first look at the sandbox, so that no loss is missed.
         let losses = self.control.losses.subscribe();
-        let end = match self
-            .control
-            .store()
-            .assign_sandbox(id, run.attempt, sandbox.id)
-            .await
-        {
+        // One that follows was claimed together with it.
+        let assigned = if served.is_some() && run.sandbox_id == Some(sandbox.id) {
+            Ok(true)
+        } else {
+            let store = self.control.store();
+            store.assign_sandbox(id, run.attempt, sandbox.id).await
+        };
+        let end = match assigned {
             // Another server has the run now.
             Ok(false) => None,
-            Ok(true) => Some(guarded(run, self.carry_out(run, &sandbox, cancel, losses)).await),
+            Ok(true) => Some(guarded(run, self.carry_out(run, &sandbox, cancel, losses, served)).await),
             Err(error) => Some(End::Lost {
                 reason: error.to_string(),
                 started: false,
@@ -135,15 +139,17 @@ impl Executor {
         };
         // The end is written before the sandbox goes, so that a server killed in between reads it again from there.
         let (written, unspoilt) = match end {
-            None => (Ok(()), false),
-            Some(End::Lost { reason, started }) => (self.put_back(run, reason, started).await, false),
-            Some(End::Finished(ended)) => {
-                let unspoilt = ended.unspoilt;
+            None => (Ok(()), None),
+            Some(End::Lost { reason, started }) => (self.put_back(run, reason, started).await, None),
+            Some(End::Finished(mut ended)) => {
+                let unspoilt = ended.unspoilt.take();
                 (self.finish(run, *ended).await, unspoilt)
             }
         };
-        if unspoilt && written.is_ok() && self.forget(run, &sandbox).await {
-            return Ok(Some(sandbox));
+        if let (Some(Unspoilt { place, programs }), Ok(())) = (unspoilt, &written)
+            && self.forget(&programs, &sandbox).await
+        {
+            return Ok(Some(Kept { sandbox, place }));
         }
         self.give_up(&sandbox).await;
         written.map(|()| None)
@@ -178,22 +184,17 @@ impl Executor {
     }
 
     /// Has the guest forget the programs of a run whose end is written. False if it does not.
-    async fn forget(&self, run: &Run, sandbox: &Sandbox) -> bool {
+    async fn forget(&self, programs: &[String], sandbox: &Sandbox) -> bool {
         let Ok(guest) = self.control.guest(sandbox) else {
             return false;
         };
-        let steps = STEPS + run.submitted.spec.commands.len() as u32;
-        for index in 0..steps {
-            if guest.release(&exec_id(run, index)).await.is_err() {
-                return false;
-            }
-        }
-        true
+        let released = programs.iter().map(|program| guest.release(program));
+        futures::future::try_join_all(released).await.is_ok()
     }
 
     /// Claims the next run of the class of a series, unless others have a better claim to its slot: a higher priority, or
     /// no more patience.
-    async fn following(&self, since: &mut Since) -> Result<Option<Run>, ControlError> {
+    async fn following(&self, since: &mut Since, sandbox: &Sandbox) -> Result<Option<Run>, ControlError> {
         let Some(own) = since.class else {
             return Ok(None);
         };
@@ -219,10 +220,16 @@ impl Executor {
             limit: 1,
             now,
             picks: Vec::new(),
-            sandbox: None,
+            sandbox: Some(sandbox.id),
         };
         Ok(store.claim(claim).await?.pop())
     }
+}
+
+/// A sandbox for the next test, and what its guest tells of it.
+pub(super) struct Kept {
+    sandbox: Sandbox,
+    place: ConfigureReply,
 }
 
 /// How a series is going.
@@ -257,7 +264,7 @@ fn unbootable(why: String) -> Finished {
             ..RunOutcome::default()
         },
         then: Vec::new(),
-        unspoilt: false,
+        unspoilt: None,
     }
 }
 
@@ -285,7 +292,7 @@ async fn guarded(run: &Run, attempt: impl Future<Output = End>) -> End {
             ..RunOutcome::default()
         },
         then: Vec::new(),
-        unspoilt: false,
+        unspoilt: None,
     }))
 }
 
