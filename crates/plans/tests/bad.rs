@@ -257,7 +257,7 @@ fn items_that_cannot_be_divided() {
         assert!(said.contains(wanted), "{fields}: {said}");
     }
     let long = (0..2000).fold(String::new(), |mut all, n| {
-        write!(all, "{n:060}, ").expect("texts can be written to");
+        write!(all, "i{n:060}, ").expect("texts can be written to");
         all
     });
     let said = told(Format::Yaml, &test(&format!("shards: 2, items: [{long}]")));

@@ -11,14 +11,15 @@ const BUNDLE_OUT: &str = ".git/ostler-out.bundle";
 /// Largest bundle out of a sandbox, in bytes; the repository checks its own, lower or equal, limit.
 const MAX_BUNDLE: u64 = 2 << 30;
 
-/// Makes a repository of the bundle. May be repeated. Arguments: branch.
+/// Makes a repository of the bundle. May be repeated. Arguments: branch, and the commit of it that is checked out, where
+/// that is not its last.
 const SET_UP: &str = r#"
 set -e
 command -v git >/dev/null || { echo "git is not installed in this sandbox; use an image that has it" >&2; exit 127; }
 git init -q .
 git symbolic-ref HEAD "refs/heads/$1"
 git fetch -q --update-head-ok .git/ostler-in.bundle '+refs/heads/*:refs/remotes/origin/*' '+refs/tags/*:refs/tags/*'
-git checkout -q -f --no-track -B "$1" "refs/remotes/origin/$1"
+git checkout -q -f --no-track -B "$1" "${2:-refs/remotes/origin/$1}"
 git config user.email >/dev/null || git config user.email agent@ostler.invalid
 git config user.name >/dev/null || git config user.name "Ostler agent"
 rm -f .git/ostler-in.bundle
@@ -76,9 +77,12 @@ impl Attempt<'_> {
             let path = format!("{}/{BUNDLE_IN}", self.place.workspace);
             self.guest.upload(bundle.path(), &path, false).await?;
         }
-        let ended = self
-            .program(index, &script(SET_UP, &[&spec.branch]), None)
-            .await?;
+        let mut arguments = vec![spec.branch.as_str()];
+        if self.run.submitted.kind == RunKind::Test {
+            // All tests of a plan see the same.
+            arguments.extend(spec.head.as_deref());
+        }
+        let ended = self.program(index, &script(SET_UP, &arguments), None).await?;
         match ended.fault() {
             None => Ok(()),
             Some(fault) => Err(Interrupt::Failed(format!(

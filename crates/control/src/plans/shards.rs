@@ -1,7 +1,8 @@
 //! What the parts of a test share, divided so that they take about equally long.
 //!
 //! How long an item takes is what the reports of the last plan of the same name said: a case of that name, or all cases of
-//! that class or suite together. So an item may be a single case, a file or a module, whatever the command takes.
+//! that suite, class or module together. So an item may be a single case, a file (`tests/orders.py` is the module
+//! `tests.orders`) or a module, whatever the command takes.
 
 use crate::artifacts::CASES;
 use crate::{Control, Result};
@@ -117,9 +118,12 @@ fn whole(name: &str) -> String {
 fn add(report: &Report, times: &mut Times) {
     for (suite, case) in report.cases() {
         let Some(took) = case.duration else { continue };
-        let mut names = vec![case.name.as_str()];
-        names.extend(case.class.as_deref());
-        names.push(&suite.name);
+        let mut names = vec![suite.name.as_str()];
+        names.extend(prefixes(&case.name, "::"));
+        if let Some(class) = &case.class {
+            names.extend(prefixes(class, "::"));
+            names.extend(prefixes(class, "."));
+        }
         names.retain(|name| !name.is_empty());
         names.sort_unstable();
         names.dedup();
@@ -128,6 +132,21 @@ fn add(report: &Report, times: &mut Times) {
             *sum = sum.saturating_add(took);
         }
     }
+}
+
+/// `a.b.c`, `a.b` and `a`.
+fn prefixes<'n>(name: &'n str, between: &'n str) -> impl Iterator<Item = &'n str> {
+    let shorter = name.match_indices(between).map(|(at, _)| &name[..at]);
+    shorter.chain([name])
+}
+
+/// How long an item took: by its own words, or as the module that the file of this name is.
+fn took(times: &Times, item: &str) -> Option<Duration> {
+    times.get(item).copied().or_else(|| {
+        let path = item.strip_prefix("./").unwrap_or(item);
+        let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
+        times.get(&stem.replace('/', ".")).copied()
+    })
 }
 
 /// Divides the items of one test among its parts.
@@ -140,7 +159,7 @@ fn give(tests: &mut [PlannedTest], parts: &[usize], times: &Times) {
     let Some(count) = NonZeroUsize::new(count) else {
         return;
     };
-    let durations: Vec<Option<Duration>> = items.iter().map(|item| times.get(item).copied()).collect();
+    let durations: Vec<Option<Duration>> = items.iter().map(|item| took(times, item)).collect();
     let divided = shards(&durations, count);
     for at in parts {
         let test = &mut tests[*at];
@@ -186,6 +205,20 @@ mod tests {
         let mut times = Times::new();
         add(&report, &mut times);
         assert_eq!(times["b"], Duration::from_secs(9));
+        let lines = br#"{"name": "t", "class": "tests.orders.Large", "outcome": "passed", "time": 3}"#;
+        add(
+            &read(ostler_reports::Format::JsonLines, lines, &Limits::default()).report,
+            &mut times,
+        );
+        for item in [
+            "tests/orders.py",
+            "./tests/orders.py",
+            "tests.orders.Large",
+            "tests",
+        ] {
+            assert_eq!(took(&times, item), Some(Duration::from_secs(3)), "{item}");
+        }
+        assert_eq!(took(&times, "tests/stock.py"), None);
         give(&mut plan.tests, &[0, 1], &times);
         assert_eq!(plan.tests[0].env[ITEMS], "b");
         assert_eq!(plan.tests[1].env[ITEMS], "a\nc\nd");

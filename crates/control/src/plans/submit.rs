@@ -317,8 +317,8 @@ mod tests {
     #[test]
     fn scripts_run_by_their_interpreter_and_keep_their_input() {
         assert_eq!(
-            output("read x\necho \"got $x\" 100% \\\\n\n", "it\n"),
-            "got it 100% \\n\n"
+            output("read x\nprintf '%s\\n' \"got $x\" '100% \\n'\n\n", "it\n"),
+            "got it\n100% \\n\n"
         );
         assert_eq!(
             output("#!/bin/sh -e\ncase $- in *e*) echo strict;; esac\n", ""),

@@ -238,3 +238,39 @@ async fn quarantine_history_and_figures() {
     }
     server.0.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_share_their_items_by_how_long_each_took() {
+    require!(Bubblewrap);
+    let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut server = server(dir.path()).await;
+    let plan = r#"
+name = "parts"
+[[tests]]
+name = "unit"
+shards = 2
+items = ["slow", "a", "b", "c"]
+reports = ["r.xml"]
+run = '''
+echo $OSTLER_SHARD_ITEMS
+echo '<testsuite name="s">' >r.xml
+for t in $OSTLER_SHARD_ITEMS; do
+  case $t in slow) s=9;; *) s=1;; esac
+  echo "<testcase name=\"$t\" time=\"$s\"/>" >>r.xml
+done
+echo '</testsuite>' >>r.xml
+'''
+"#;
+    let plan = written(files.path(), "plan.toml", plan);
+    for (first, second) in [
+        ("slow b\n", "a c\n"),
+        ("slow\n", "a b c\n"),
+        ("slow\n", "a b c\n"),
+    ] {
+        let done = server.run(&["test", "run", &plan]);
+        assert_eq!(done.code, 0, "{done:?}");
+        assert_eq!(server.ok(&["test", "logs", "parts", "shard=1/2"]), first);
+        assert_eq!(server.ok(&["test", "logs", "parts", "shard=2/2"]), second);
+    }
+    server.0.stop().await;
+}

@@ -307,7 +307,15 @@ pub(super) fn because(test: &TestView) -> Option<String> {
         }
     }
     if let Some(error) = &test.error {
-        parts.push(one_line(error).trim().to_owned());
+        // What the code or the signal says already is not said again.
+        let error = one_line(error);
+        let rest = match (test.exit_code, test.signal) {
+            (_, Some(signal)) => error.strip_prefix(&format!("the program was ended by signal {signal}")),
+            (Some(code), None) => error.strip_prefix(&format!("the program exited with code {code}")),
+            _ => None,
+        };
+        let rest = rest.map_or(error.as_str(), |rest| rest.trim_start_matches([';', ' ']));
+        parts.extend(Some(rest.trim().to_owned()).filter(|rest| !rest.is_empty()));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
