@@ -100,7 +100,7 @@ fn python(text: &str) -> String {
     format!("echo begun\npython3 -c '{text}'")
 }
 
-/// What hangs the whole machine.
+/// What hangs the whole machine. Kernels from 6.12 on leave other programs some time in any case.
 fn spin() -> String {
     "echo -1 > /proc/sys/kernel/sched_rt_runtime_us\n".to_owned() + &python(SPIN)
 }
@@ -128,7 +128,7 @@ async fn a_suite_on_four_kernels_of_which_one_panics_and_one_hangs() {
     let mut guard = LeakGuard::new(dir.path());
     let mut cli = with_kernels(dir.path(), files.path(), &HEALTH).await;
     let versions = MachineKernels::find().unwrap().versions;
-    let (old, new) = (&versions[0], versions.last().unwrap());
+    let old = &versions[0];
     let plain = |kernel: &str| format!("\"{kernel}\"");
     let suite = "exec > /dev/console\necho KTAP version 1; echo 1..3\n\
                  test \"$(uname -r)\" = \"${matrix.kernel}\" && echo ok 1 version || echo not ok 1 version\n\
@@ -137,7 +137,7 @@ async fn a_suite_on_four_kernels_of_which_one_panics_and_one_hangs() {
     let console = "reports = [\"console\"]\nartifacts = [\"left/*\"]";
     let left = "artifacts = [\"*.txt\"]";
     let tests: [(&str, &str, &str, &str); 4] = [
-        ("hangs", &plain(new), &spin(), ""),
+        ("hangs", &plain(old), &spin(), ""),
         ("suite", "\"${matrix.kernel}\"", suite, &matrix),
         ("panics", &plain(old), BREAK, console),
         ("fails", &plain(old), "echo words > a.txt; exit 7", left),
