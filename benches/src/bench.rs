@@ -5,10 +5,12 @@ use crate::fleet::{self, Fleet};
 use crate::machine::Usage;
 use crate::machines::Machines;
 use crate::output::Output;
+use crate::probe::milliseconds;
 use crate::sandboxes::Sandboxes;
 use crate::servers::{Postgres, Redis};
 use crate::startup::{self, Start};
 use crate::stats::{Spread, number, percentile};
+use crate::suites::Suites;
 use crate::{BenchArgs, Figure, machine, probe, report};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -58,6 +60,8 @@ pub(crate) struct Results {
     pub(crate) sandboxes: Vec<(&'static str, Vec<Vec<f64>>)>,
     /// Output on its way: megabytes per second in each round.
     pub(crate) rates: Vec<(&'static str, Vec<f64>)>,
+    /// Tests that do nothing: milliseconds for each, in each round.
+    pub(crate) suites: Vec<(&'static str, Vec<f64>)>,
     /// Many sandboxes at rest.
     pub(crate) fleets: Vec<Fleet>,
     /// What could not be measured, and why.
@@ -97,6 +101,16 @@ impl Results {
         match self.rates.iter_mut().find(|(name, _)| *name == what) {
             Some((_, rounds)) => rounds.push(rate),
             None => self.rates.push((what, vec![rate])),
+        }
+    }
+
+    /// Notes one round of a runner of tests.
+    pub(crate) fn suite(&mut self, runner: &'static str, took: Duration, tests: usize) {
+        let each = milliseconds(took) / tests as f64;
+        eprintln!("{runner:<30} {} ms for each of {tests} tests", number(each));
+        match self.suites.iter_mut().find(|(name, _)| *name == runner) {
+            Some((_, rounds)) => rounds.push(each),
+            None => self.suites.push((runner, vec![each])),
         }
     }
 
@@ -234,6 +248,9 @@ pub(crate) async fn run_all(args: &BenchArgs) -> Result<PathBuf> {
     }
     if args.wants(Figure::P7) {
         bench.dispatch().await?;
+    }
+    if args.wants(Figure::P8) {
+        bench.suites().await?;
     }
     if args.wants(Figure::P10) {
         bench.server().await?;
@@ -486,6 +503,27 @@ impl Bench<'_> {
             }
         }
         machines.stop().await?;
+        done
+    }
+
+    async fn suites(&mut self) -> Result<()> {
+        let data = self.stores.directory().join("suites");
+        let program = self.server_program()?;
+        let peers = (!self.args.no_peers).then_some(&*self.args.peers);
+        let count = if self.args.quick { 200 } else { 2000 };
+        let started = Suites::start(&program, &data, peers, count, &mut self.results.notes).await?;
+        let Some(suites) = started else {
+            return Ok(());
+        };
+        let mut done = Ok(());
+        for _ in 0..self.args.rounds() {
+            self.probe(Asked::Sandbox)?;
+            done = suites.round(&mut self.results).await;
+            if done.is_err() {
+                break;
+            }
+        }
+        suites.stop().await?;
         done
     }
 

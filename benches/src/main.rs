@@ -17,6 +17,7 @@ mod servers;
 mod service;
 mod startup;
 mod stats;
+mod suites;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -53,6 +54,8 @@ pub(crate) enum Figure {
     P6,
     /// Dispatch from long queues.
     P7,
+    /// Tests that do nothing.
+    P8,
     /// Many sandboxes at rest.
     P9,
     /// The server at rest.

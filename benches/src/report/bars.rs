@@ -12,6 +12,7 @@ use crate::sandboxes::{
 };
 use crate::service::CLIENTS;
 use crate::stats::{Spread, number, percentile};
+use crate::suites::{BUILDBOT, NEXTEST, OURS};
 
 /// One bar.
 pub(super) struct Verdict {
@@ -102,6 +103,7 @@ pub(super) fn verdicts(about: &About, results: &Results) -> Vec<Verdict> {
     all.extend(enqueue(about, results));
     all.extend(latency(about, results));
     all.extend(dispatch(results));
+    all.extend(suites(results));
     all.extend(fleets(results));
     all.extend(server(results));
     all.extend(output(results));
@@ -306,6 +308,49 @@ fn dispatch(results: &Results) -> Vec<Verdict> {
             });
             all.push(verdict);
         }
+    }
+    all
+}
+
+fn suites(results: &Results) -> Vec<Verdict> {
+    let rounds = |runner: &str| {
+        let known = results.suites.iter().find(|(name, _)| *name == runner);
+        known.map(|(_, rounds)| rounds.clone()).unwrap_or_default()
+    };
+    let ours = rounds(OURS);
+    let own = shown(Spread::of(ours.iter().copied()), " ms");
+    let mut all = Vec::new();
+    for (peer, over, bar) in [
+        (NEXTEST, false, Bar::AtMost(1.0)),
+        (BUILDBOT, true, Bar::AtLeast(40.0)),
+    ] {
+        let theirs = rounds(peer);
+        let judged = if over {
+            ratios(&theirs, &ours)
+        } else {
+            ratios(&ours, &theirs)
+        };
+        let mut verdict = verdict(
+            "P8",
+            if over {
+                "a test of `true`: times as fast"
+            } else {
+                "a test of `true`, isolated and measured"
+            },
+            own.clone(),
+            format!("{peer}: {}", shown(Spread::of(theirs.iter().copied()), " ms")),
+            judged,
+            " ×",
+            bar,
+        );
+        verdict.why = Spread::of(ours.iter().zip(&theirs).map(|(own, their)| own - their)).map(|more| {
+            format!(
+                "each takes {} ms more, in which it is claimed and ended durably ({} ms for an fsync) and kept apart",
+                more.shown(),
+                shown(fsync(results, Asked::Sandbox, 0.5), "")
+            )
+        });
+        all.push(verdict);
     }
     all
 }

@@ -174,6 +174,7 @@ pub(super) fn all(about: &About, results: &Results) -> String {
     text += &dispatch(results);
     text += &starts(results);
     text += &sandboxes(results);
+    text += &suites(results);
     text += &fleets(results);
     text += &rates(results);
     text
@@ -274,6 +275,30 @@ fn sandboxes(results: &Results) -> String {
          reader.\n\n{}\n",
         crate::service::CLIENTS,
         table(&["", "p50", "p99", "samples"], &rows)
+    )
+}
+
+fn suites(results: &Results) -> String {
+    let mut runners: Vec<(f64, Vec<String>)> = results
+        .suites
+        .iter()
+        .filter_map(|(runner, rounds)| {
+            let spread = Spread::of(rounds.iter().copied())?;
+            Some((spread.median, vec![(*runner).to_owned(), spread.shown()]))
+        })
+        .collect();
+    runners.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let rows: Vec<Vec<String>> = runners.into_iter().map(|(_, row)| row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!(
+        "## P8, tests that do nothing\n\nMilliseconds for each of 2,000 tests of `true`, two at a time. Ostler: submitted as a \
+         plan over HTTP to the end of the last one, each in namespaces of its own with a file system that is thrown away, \
+         what it writes kept, what it uses measured, its begin and its end durable. cargo-nextest: a compiled crate of empty \
+         tests. pytest-xdist: tests that start `true`. xargs: `true` itself, with nothing kept. Buildbot: builds of `true`, \
+         50 of them, from the first that is asked for to the end of the last.\n\n{}\n",
+        table(&["", "ms"], &rows)
     )
 }
 

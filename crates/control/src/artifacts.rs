@@ -203,3 +203,84 @@ impl From<ArtifactError> for ControlError {
         Self::Unavailable(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Drivers, LogStore, Parts, SandboxSettings, WorkSettings};
+    use bytes::Bytes;
+    use ostler_agents::{KindSettings, Kinds, Prompts};
+    use ostler_domain::{ArtifactId, ServerId, SystemClock};
+    use ostler_forge::git::Git;
+    use ostler_forge::{ForgeOptions, Repositories};
+    use ostler_store::Store;
+    use ostler_store_sqlite::{SqliteOptions, SqliteStore};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    async fn control(root: &Path) -> Control {
+        let store = SqliteStore::open(root.join("db"), SqliteOptions::default()).unwrap();
+        store.migrate_up(None).await.unwrap();
+        let control = Control::new(Parts {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            repositories: Repositories::open(&root.join("r"), Git::new(), ForgeOptions::default()).unwrap(),
+            kinds: Kinds::new(KindSettings::default()),
+            prompts: Prompts::embedded().unwrap(),
+            work: WorkSettings::default(),
+            drivers: Drivers::default(),
+            sandboxes: SandboxSettings::default(),
+            logs: LogStore::open(root.join("logs"), 1 << 20).unwrap(),
+            server_id: ServerId::new(),
+        });
+        control.ensure_default_tenant().await.unwrap();
+        let settings = ArtifactSettings::default();
+        let artifacts = ArtifactStore::open(&settings, root.join("artifacts")).unwrap();
+        control.with_artifacts(artifacts, settings)
+    }
+
+    /// A file that a run left, as the change that is written with its end.
+    async fn left(control: &Control, run: RunId) -> Artifact {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "f", &b"abc"[..]).unwrap();
+        let archive = Bytes::from(archive.into_inner().unwrap());
+        let stream = futures::stream::iter([Ok::<_, std::io::Error>(archive)]);
+        let artifacts = control.artifacts.as_ref().unwrap();
+        let limits = artifacts.settings.limits(None, None);
+        let kept = artifacts.store.put(run, limits, control.now(), stream).await;
+        Artifact {
+            id: ArtifactId::new(),
+            tenant_id: TenantId::DEFAULT,
+            run_id: run,
+            plan_id: None,
+            path: "f".into(),
+            bytes: 3,
+            sha256: kept.files[0].sha256.clone(),
+            object: kept.files[0].place.to_string(),
+            created_at: kept.created_at,
+            expires_at: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn contents_of_an_end_that_did_not_count_go_and_those_with_a_record_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = control(dir.path()).await;
+        let run = RunId::new();
+        let (mine, other) = (left(&control, run).await, left(&control, run).await);
+        // Another server ended the run, with its own files.
+        control.commit(vec![Change::insert(&other)]).await.unwrap();
+        control
+            .drop_contents(run, &[Change::insert(&mine), Change::insert(&other)])
+            .await;
+        let place = |artifact: &Artifact| {
+            let place: Place = artifact.object.parse().unwrap();
+            dir.path().join("artifacts").join(place.key)
+        };
+        assert!(!place(&mine).exists() && place(&other).exists());
+        control.parts.store.close().await;
+    }
+}

@@ -125,9 +125,9 @@ impl ControlError {
             Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::Store(error) => store_code(error),
             Self::Forge(error) => forge_code(error),
-            Self::Invalid(_) | Self::Plan(_, PlanFault::Text) | Self::Agent(AgentError::UnknownKind { .. }) => {
-                ErrorCode::InvalidRequest
-            }
+            Self::Invalid(_)
+            | Self::Plan(_, PlanFault::Text)
+            | Self::Agent(AgentError::UnknownKind { .. }) => ErrorCode::InvalidRequest,
             Self::Unprocessable(_) | Self::Plan(_, PlanFault::Impossible) | Self::Agent(_) => {
                 ErrorCode::Unprocessable
             }

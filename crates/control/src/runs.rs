@@ -189,7 +189,9 @@ impl Control {
                     };
                     match ahead {
                         Some(ahead) if ahead > 0 => {
-                            format!("{ahead} runs with the same requirements go first, of which the next: {why}")
+                            format!(
+                                "{ahead} runs with the same requirements go first, of which the next: {why}"
+                            )
                         }
                         _ => why,
                     }

@@ -3,8 +3,8 @@
 use crate::sandboxes::{full, room_of};
 use crate::{Control, ControlError, Result};
 use ostler_domain::schedule::{
-    Decision, GiveWay, Obstacle, PoolRoom, QueueClass, QueueHead, QueueWorld, TenantShare, WaitReason, obstacles,
-    plan_dispatch,
+    Decision, GiveWay, Obstacle, PoolRoom, QueueClass, QueueHead, QueueWorld, TenantShare, WaitReason,
+    obstacles, plan_dispatch,
 };
 use ostler_domain::{Pool, Requirements, SandboxStatus, Tenant, TenantId};
 use ostler_store::{Filter, Op, RunClass, StoreExt, as_owner};
@@ -37,8 +37,7 @@ impl Control {
         let store = &self.parts.store;
         let pools = store.list::<Pool>(Filter::all());
         // Whether there is room depends on all who use it.
-        let (pools, counts) =
-            as_owner(async { tokio::try_join!(pools, store.sandbox_counts()) }).await?;
+        let (pools, counts) = as_owner(async { tokio::try_join!(pools, store.sandbox_counts()) }).await?;
         let hosts = self.rooms(&pools, &counts).await?;
         let mut live: BTreeMap<&str, u32> = BTreeMap::new();
         for part in &counts {
@@ -71,14 +70,14 @@ impl Control {
     pub(crate) async fn queue_scene(&self, slots: u32) -> Result<Scene> {
         as_owner(async {
             let store = &self.parts.store;
-            let (mut scene, classes) = tokio::try_join!(self.scene(slots), async { Ok(store.classes().await?) })?;
+            let (mut scene, classes) =
+                tokio::try_join!(self.scene(slots), async { Ok(store.classes().await?) })?;
             if classes.is_empty() {
                 return Ok(scene);
             }
             let ids: Vec<i64> = classes.iter().map(|class| class.id).collect();
             let world = &mut scene.world;
-            let (heads, running) =
-                tokio::try_join!(store.heads(&ids, world.now), store.running_by_tenant())?;
+            let (heads, running) = tokio::try_join!(store.heads(&ids, world.now), store.running_by_tenant())?;
             let waiting = |id: i64| heads.iter().any(|head| head.class == id);
             world.classes = classes
                 .iter()
@@ -168,10 +167,11 @@ impl Control {
     /// Ends warm sandboxes, so that others can be started where they are.
     pub(crate) async fn give_way(&self, ways: &[GiveWay]) -> Result<()> {
         for way in ways {
-            let warm = self
-                .own_sandboxes()
-                .and("pool", Op::Eq, way.pool.clone())
-                .and("status", Op::Eq, SandboxStatus::Warm);
+            let warm = self.own_sandboxes().and("pool", Op::Eq, way.pool.clone()).and(
+                "status",
+                Op::Eq,
+                SandboxStatus::Warm,
+            );
             let there: Vec<String> = self
                 .parts
                 .drivers
@@ -183,7 +183,8 @@ impl Control {
             let warm = self.parts.store.list(warm).await?.into_iter();
             let there = warm.filter(|sandbox| there.contains(&sandbox.host));
             for sandbox in there.take(way.count as usize) {
-                self.destroyed(&sandbox, "it gave way to a sandbox that was needed").await;
+                self.destroyed(&sandbox, "it gave way to a sandbox that was needed")
+                    .await;
             }
         }
         Ok(())

@@ -117,17 +117,18 @@ fn top(root: &Path, kept: Vec<Kept>, workspace: &Path) -> Result<OwnedFd, Status
                 root.display()
             )));
         }
-        None => match root.strip_prefix(workspace) {
-            Ok(rest) => File::open(workspace)
-                .map_err(|_| Errno::ENOENT)
-                .and_then(|base| below(&base, rest, OFlag::O_DIRECTORY)),
-            Err(_) => {
+        None => {
+            if let Ok(rest) = root.strip_prefix(workspace) {
+                File::open(workspace)
+                    .map_err(|_| Errno::ENOENT)
+                    .and_then(|base| below(&base, rest, OFlag::O_DIRECTORY))
+            } else {
                 let how = OpenHow::new()
                     .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
                     .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
                 openat2(AT_FDCWD, root, how)
             }
-        },
+        }
     };
     opened.map_err(|error| match error {
         Errno::ENOENT => Status::not_found(format!("directory {}", root.display())),

@@ -1,5 +1,7 @@
 //! The examples of `docs/testing.md` are plans.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 use ostler_domain::TestIsolation;
 use ostler_plans::{Format, Plan};
 
@@ -19,7 +21,7 @@ fn plans() -> Vec<(usize, Format, String)> {
                     line,
                     Format::from_file_name(&format!("plan.{kind}")),
                     String::new(),
-                ))
+                ));
             }
             (Some(_), Some(_)) => {
                 if let Some((line, Some(format), text)) = open.take()

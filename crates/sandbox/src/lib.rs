@@ -16,5 +16,6 @@ pub mod worker;
 
 pub use driver::*;
 pub use host::{
-    connect_socket, disk_mb, host_kernels, kernels_of, mount_refusals, processor, remove_busy_tree, remove_tree,
+    connect_socket, disk_mb, host_kernels, kernels_of, mount_refusals, processor, remove_busy_tree,
+    remove_tree,
 };

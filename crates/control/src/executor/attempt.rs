@@ -29,6 +29,9 @@ use tokio_util::task::AbortOnDropHandle;
 const SILENCE: Duration = Duration::from_secs(15);
 /// Time that an agent has to exit by itself after its last word.
 const LINGER: Duration = Duration::from_secs(10);
+/// The signal that ends a program at once, and the time that a guest then has to tell of its end.
+const KILLED: i32 = 9;
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// Failures of the connection in a row before a sandbox counts as lost.
 const FAILURES: u32 = 5;
 /// The end of a program's output that is kept for messages, in bytes.
@@ -420,24 +423,39 @@ impl<'a> Attempt<'a> {
                 self.measured.add(&ended.exited);
                 return Ok(ended);
             }
-            () = cancel.cancelled() => RunStatus::Cancelled,
-            () = until(executor, deadline) => RunStatus::TimedOut,
-            () = executor.abandon.cancelled() => {
-                return Err(Interrupt::Lost { reason: "the server was stopped".into(), started: false });
+            () = cancel.cancelled() => Some(RunStatus::Cancelled),
+            () = until(executor, deadline) => Some(RunStatus::TimedOut),
+            () = executor.abandon.cancelled() => None,
+        };
+        let Some(by) = by else {
+            let stopped = || Interrupt::Lost {
+                reason: "the server was stopped".into(),
+                started: false,
+            };
+            if self.run.submitted.spec.agent.is_some() {
+                return Err(stopped());
             }
+            // What has come to its end is not executed again, and what has not cannot come to it from here on.
+            let _gone = self.guest.signal(&exec, KILLED).await;
+            let rest = self.follow(&exec, &mut output, &mut ended);
+            let told = tokio::time::timeout(LAST_WORD, rest).await;
+            if !matches!(told, Ok(Ok(()))) || ended.exited.signal == KILLED {
+                return Err(stopped());
+            }
+            self.measured.add(&ended.exited);
+            return Ok(ended);
         };
         self.say(&format!("the run is {by}: its programs are ended"));
         ended.by = Some(by);
         let grace = Duration::from_secs(executor.settings.kill_grace_seconds);
         self.guest.kill(&exec, grace).await?;
         let rest = self.follow(&exec, &mut output, &mut ended);
-        match tokio::time::timeout(grace + Duration::from_secs(10), rest).await {
-            Ok(done) => done?,
+        if let Ok(done) = tokio::time::timeout(grace + Duration::from_secs(10), rest).await {
+            done?;
+        } else {
             // The sandbox is removed next, which ends whatever would not go.
-            Err(_) => {
-                ended.exited.signal = 9;
-                self.stuck = true;
-            }
+            ended.exited.signal = 9;
+            self.stuck = true;
         }
         self.measured.add(&ended.exited);
         Ok(ended)

@@ -26,6 +26,7 @@ pub(super) struct Place {
 }
 
 /// A run that was claimed and whose sandbox is not recorded as its own yet.
+#[derive(Clone)]
 pub(super) struct Arrival {
     pool: Pool,
     host: String,
@@ -43,17 +44,21 @@ impl Executor {
                 // The next one that becomes free is told.
                 return Ok(None);
             }
+            // Before the records are read: one that arrives meanwhile is counted twice, and none not at all.
+            let coming = self.arrivals().clone();
             let mut scene = self.control.queue_scene(slots as u32).await?;
             classes = self.note_servable(&scene);
             if scene.world.heads.is_empty() {
                 break;
             }
-            let crowded = self.on_their_way(&mut scene);
+            count_in(&coming, &mut scene);
             let plan = plan_dispatch(&scene.world, &self.control.scheduler.rules());
-            self.crowded.store(crowded && !plan.waiting.is_empty(), Ordering::Relaxed);
+            let crowded = !coming.is_empty() && !plan.waiting.is_empty();
+            self.crowded.store(crowded, Ordering::Relaxed);
+            let arrived = crowded && coming.keys().any(|run| !self.arrivals().contains_key(run));
             let planned: u32 = plan.decisions.iter().map(|decision| decision.count).sum();
             let claimed = self.dispatch(&scene, plan.decisions).await?;
-            if claimed == planned && !plan.again {
+            if claimed == planned && !plan.again && !arrived {
                 break;
             }
         }
@@ -104,14 +109,15 @@ impl Executor {
                 class.tenant == submitted.tenant_id && class.requirements == submitted.requirements
             });
             let of = |decision: &Decision| {
-                class.is_some_and(|class| class.id == decision.class) && decision.priority == submitted.priority
+                class.is_some_and(|class| class.id == decision.class)
+                    && decision.priority == submitted.priority
             };
             let place = left
                 .iter_mut()
                 .find(|(decision, used)| of(decision) && *used < decision.count);
-            let pool = place.as_ref().and_then(|(decision, _)| {
-                scene.pools.iter().find(|pool| pool.name == decision.pool)
-            });
+            let pool = place
+                .as_ref()
+                .and_then(|(decision, _)| scene.pools.iter().find(|pool| pool.name == decision.pool));
             let (Some((decision, used)), Some(pool)) = (place, pool) else {
                 self.put_back(&run, "its place was lost".into(), false).await?;
                 continue;
@@ -149,26 +155,6 @@ impl Executor {
         Ok(claimed)
     }
 
-    /// Counts the runs that were claimed and whose sandboxes are not recorded as theirs yet. Returns whether there are any.
-    fn on_their_way(&self, scene: &mut Scene) -> bool {
-        let arrivals = self.arrivals();
-        for Arrival { pool, host, warm } in arrivals.values() {
-            if let Some(room) = scene.world.hosts.iter_mut().find(|room| room.name == *host) {
-                match room.warm.get_mut(&pool.name).filter(|count| *warm && **count > 0) {
-                    Some(count) => *count -= 1,
-                    None => {
-                        let mut rooms = scene.world.pools.iter_mut();
-                        if let Some(room) = rooms.find(|room| room.offer.pool == pool.name) {
-                            room.live += 1;
-                        }
-                    }
-                }
-                room.passing.add(&amounts(&pool.template));
-            }
-        }
-        !arrivals.is_empty()
-    }
-
     /// Notes that a run has its sandbox, or will not have one.
     pub(super) fn arrived(&self, id: RunId) {
         self.arrivals().remove(&id);
@@ -179,5 +165,21 @@ impl Executor {
 
     fn arrivals(&self) -> MutexGuard<'_, HashMap<RunId, Arrival>> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts the runs that were claimed and whose sandboxes may not be recorded as theirs yet.
+fn count_in(coming: &HashMap<RunId, Arrival>, scene: &mut Scene) {
+    let world = &mut scene.world;
+    for Arrival { pool, host, warm } in coming.values() {
+        let Some(room) = world.hosts.iter_mut().find(|room| room.name == *host) else {
+            continue;
+        };
+        room.passing.add(&amounts(&pool.template));
+        if let Some(count) = room.warm.get_mut(&pool.name).filter(|count| *warm && **count > 0) {
+            *count -= 1;
+        } else if let Some(room) = world.pools.iter_mut().find(|room| room.offer.pool == pool.name) {
+            room.live += 1;
+        }
     }
 }

@@ -301,9 +301,10 @@ impl Attempt<'_> {
         let unknown = status == RunStatus::Cancelled && found.silent.is_some();
         result.kernel_end = found.end.filter(|_| !unknown);
         // Where not even its preparation came about, it is the fault of the job.
-        let whose = match collected || found.gone {
-            true => FailureClass::Test,
-            false => FailureClass::Job,
+        let whose = if collected || found.gone {
+            FailureClass::Test
+        } else {
+            FailureClass::Job
         };
         result.failure = match status {
             RunStatus::Failed | RunStatus::TimedOut => result.failure.or(Some(whose)),

@@ -67,7 +67,10 @@ impl Control {
                 }
             }
         }
-        for part in counts.iter().filter(|part| part.server_id == self.parts.server_id) {
+        for part in counts
+            .iter()
+            .filter(|part| part.server_id == self.parts.server_id)
+        {
             let host = hosts
                 .iter()
                 .find(|host| host.kind == part.driver && host.name == part.host);

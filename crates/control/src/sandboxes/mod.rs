@@ -19,8 +19,8 @@ mod view;
 mod worker;
 
 pub(crate) use capacity::{amounts, room_of};
-pub(crate) use claim::full;
 pub(crate) use claim::Boot;
+pub(crate) use claim::full;
 pub use claim::{Claimed, Holder, Phase};
 pub(crate) use health::Loss;
 pub(crate) use health::crash;

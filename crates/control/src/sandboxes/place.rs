@@ -74,7 +74,10 @@ impl Control {
 
     fn by_host(&self, counts: &[SandboxCount]) -> HostCounts {
         let mut hosts = HostCounts::new();
-        for part in counts.iter().filter(|part| part.server_id == self.parts.server_id) {
+        for part in counts
+            .iter()
+            .filter(|part| part.server_id == self.parts.server_id)
+        {
             *hosts.entry((part.driver, part.host.clone())).or_default() += part.count;
         }
         hosts
@@ -146,7 +149,9 @@ impl Control {
         }
         verdicts.sort_by_key(|verdict| on.is_some_and(|on| room_of(&verdict.host) != on));
         let (free, hindered): (Vec<_>, Vec<_>) = verdicts.into_iter().partition(|v| v.obstacles.is_empty());
-        let untried = free.into_iter().find(|verdict| !tried.contains(&verdict.host.name));
+        let untried = free
+            .into_iter()
+            .find(|verdict| !tried.contains(&verdict.host.name));
         if untried.is_some() || !tried.is_empty() {
             return Ok(untried.map(|verdict| (verdict.host, verdict.failed)));
         }
@@ -188,7 +193,9 @@ pub(super) fn obstacles_of(
     match host.driver.check(template) {
         Ok(()) => {}
         Err(DriverError::Unsupported { reasons, .. }) => {
-            let refused = reasons.into_iter().map(|reason| format!("it cannot do this: {reason}"));
+            let refused = reasons
+                .into_iter()
+                .map(|reason| format!("it cannot do this: {reason}"));
             obstacles.extend(refused);
         }
         Err(other) => obstacles.push(other.to_string()),

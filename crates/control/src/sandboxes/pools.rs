@@ -301,7 +301,11 @@ impl Control {
         let rooms = self.rooms(pools, counts).await?;
         // Where nothing can be started for another reason, a start is tried, which says so.
         let hosts = rooms.iter().any(|room| room.warm.contains_key(&pool.name));
-        let room = if hosts { room.min(self.fitting(&rooms, pools, pool)) } else { room };
+        let room = if hosts {
+            room.min(self.fitting(&rooms, pools, pool))
+        } else {
+            room
+        };
         // After a failure one start tries whether it goes again; a pool that cannot start anything must not churn.
         let most = if pool.failures > 0 { 1 } else { u32::MAX };
         let wanted = self.buckets.take(pool, missing.min(room).min(most));
@@ -321,7 +325,13 @@ impl Control {
                 starts.spawn(async move {
                     let new = control.new_sandbox(&pool);
                     let start = control
-                        .start_placed(new, SandboxStatus::Warm, Until::Ready, None, &mut Stopwatch::start())
+                        .start_placed(
+                            new,
+                            SandboxStatus::Warm,
+                            Until::Ready,
+                            None,
+                            &mut Stopwatch::start(),
+                        )
                         .await;
                     let error = start.as_ref().err().map(ToString::to_string);
                     // That it went well is news only after a failure.

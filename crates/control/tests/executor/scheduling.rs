@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A machine of four CPUs, all of which are given away once, and a program that ends when it is let.
 struct Machine {
-    world: World,
+    /// Where everything of it is.
+    _world: World,
     control: Control,
     gate: Arc<Semaphore>,
     /// What has begun, in order: the first argument of each.
@@ -69,7 +70,7 @@ impl Machine {
             ..settings
         });
         Self {
-            world,
+            _world: world,
             control,
             gate,
             begun,
@@ -114,14 +115,20 @@ impl Machine {
     async fn until(&self, what: &str, mut is: impl AsyncFnMut() -> bool) {
         let end = Instant::now() + LIMIT;
         while !is().await {
-            assert!(Instant::now() < end, "it did not come to this: {what}; begun: {:?}", self.begun());
+            assert!(
+                Instant::now() < end,
+                "it did not come to this: {what}; begun: {:?}",
+                self.begun()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     async fn until_begun(&self, count: usize) {
-        self.until(&format!("{count} have begun"), async || self.begun().len() >= count)
-            .await;
+        self.until(&format!("{count} have begun"), async || {
+            self.begun().len() >= count
+        })
+        .await;
     }
 
     async fn why(&self, id: RunId) -> String {
@@ -206,11 +213,20 @@ async fn warm_sandboxes_give_way_to_what_is_needed() {
         ..NewAgent::default()
     };
     let refused = machine.control.provision_agent(&me(), wide).await.unwrap_err();
-    assert!(refused.to_string().contains("wide: a sandbox takes 3 CPUs"), "{refused}");
+    assert!(
+        refused.to_string().contains("wide: a sandbox takes 3 CPUs"),
+        "{refused}"
+    );
     machine.gate.add_permits(1);
     machine
         .until("the run has ended", async || {
-            machine.control.run(&me(), run).await.unwrap().status.is_terminal()
+            machine
+                .control
+                .run(&me(), run)
+                .await
+                .unwrap()
+                .status
+                .is_terminal()
         })
         .await;
     machine.end().await;

@@ -50,7 +50,7 @@ fn known(sim: &Sim) -> Vec<Known> {
             .max()
             .unwrap();
         let ageing = sim.rules.ageing_seconds;
-        i64::from(head.priority) + if ageing == 0 { 0 } else { (waited / ageing) as i64 }
+        i64::from(head.priority) + waited.checked_div(ageing).unwrap_or(0) as i64
     };
     let known = heads.iter().map(|head| Known {
         head: head.clone(),

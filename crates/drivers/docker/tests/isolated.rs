@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use common::Containers;
 use ostler_domain::{SandboxId, SandboxTemplate};
 use ostler_driver_docker::{DockerDriver, DockerOptions};
-use ostler_sandbox::conformance::{Guest, Subject, programs_can_be_isolated};
+use ostler_sandbox::conformance::{
+    Guest, Subject, isolated_programs_cannot_reach_each_other, programs_can_be_isolated,
+};
 use ostler_sandbox::{Driver, SandboxSpec};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,4 +69,11 @@ async fn programs_of_a_container_can_be_isolated_where_that_is_allowed() {
     let (why, usual) = rights(&nested.0).await;
     assert!(why.len() > 10, "{why}");
     assert_eq!(rights(&nested).await, (String::new(), usual));
+}
+
+#[tokio::test]
+async fn isolated_programs_of_a_container_reach_nobody() {
+    ostler_test_kit::require!(BaseImage);
+    let nested = Nested(Containers::local());
+    isolated_programs_cannot_reach_each_other(&nested, nested.template()).await;
 }

@@ -3,6 +3,7 @@
 use crate::streams::Proxy;
 use crate::support::{Cli, id, lines};
 use ostler_test_kit::{TestServer, require};
+use std::fmt::Write as _;
 use std::path::Path;
 
 const PLAN: &str = r#"
@@ -219,7 +220,11 @@ async fn a_plan_is_followed_over_broken_connections_and_a_restart() {
     let token = server.0.token.clone().unwrap();
     let mut plan = "name = \"long\"\nmax_parallel = 1\n".to_owned();
     for n in 1..=6 {
-        plan += &format!("[[tests]]\nname = \"test {n}\"\nrun = \"sleep 1; echo {n}\"\n");
+        writeln!(
+            plan,
+            "[[tests]]\nname = \"test {n}\"\nrun = \"sleep 1; echo {n}\""
+        )
+        .unwrap();
     }
     let file = written(files.path(), "plan.toml", &plan);
     let mut run = server.start(&["--server", &proxy.url, "--token", &token, "test", "run", &file]);

@@ -250,7 +250,8 @@ pub(super) async fn counters(inner: &Inner, tenant: Option<TenantId>) -> Result<
 }
 
 pub(super) async fn running_by_tenant(inner: &Inner) -> Result<BTreeMap<TenantId, i64>, StoreError> {
-    let sql = "SELECT tenant_id, sum(running)::bigint FROM run_counts GROUP BY tenant_id HAVING sum(running) > 0";
+    let sql =
+        "SELECT tenant_id, sum(running)::bigint FROM run_counts GROUP BY tenant_id HAVING sum(running) > 0";
     let rows = fetch(inner, sql, &[]).await?;
     let mut running = BTreeMap::new();
     for row in &rows {
