@@ -171,13 +171,13 @@ impl Control {
             RunStatus::Queued => match (run.submitted.not_before, ahead) {
                 _ if !verdicts.iter().any(|v| v.suitable) => impossible(&verdicts),
                 _ if run.submitted.held => held(&run),
+                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (Some(due), _) if due > self.now() => {
                     format!(
                         "it waits until {}, after an earlier failure",
                         ostler_contracts::Time(due)
                     )
                 }
-                _ if verdicts.iter().all(|v| !v.suitable || !v.reasons.is_empty()) => hindered(&verdicts),
                 (_, ahead) => {
                     let wanted = &run.submitted;
                     let why = self

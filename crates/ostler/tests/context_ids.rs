@@ -13,7 +13,8 @@ use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_forge::git::Git;
 use ostler_forge::{ForgeOptions, Repositories};
 use ostler_sandbox::{
-    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec,
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, MachineSize,
+    SandboxSpec,
 };
 use ostler_store::Store;
 use ostler_store_sqlite::{SqliteOptions, SqliteStore};
@@ -53,6 +54,9 @@ impl Driver for WithContextIds {
     }
     fn capabilities(&self) -> &Capabilities {
         &self.can
+    }
+    fn machine(&self) -> Option<MachineSize> {
+        self.sim.machine()
     }
     async fn probe(&self) -> Vec<Finding> {
         self.sim.probe().await

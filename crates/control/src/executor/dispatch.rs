@@ -21,8 +21,9 @@ pub(super) struct Place {
     pub(super) class: i64,
     /// Where its sandbox comes from.
     pub(super) pool: Pool,
-    /// The machine that it is on.
-    pub(super) host: String,
+    /// The machine that it is on, where it matters: where something gave way, or something is kept for another run.
+    /// Otherwise all that have room share what is started.
+    pub(super) host: Option<String>,
 }
 
 /// A run that was claimed and whose sandbox is not recorded as its own yet.
@@ -57,7 +58,9 @@ impl Executor {
             self.crowded.store(crowded, Ordering::Relaxed);
             let arrived = crowded && coming.keys().any(|run| !self.arrivals().contains_key(run));
             let planned: u32 = plan.decisions.iter().map(|decision| decision.count).sum();
-            let claimed = self.dispatch(&scene, plan.decisions).await?;
+            let claimed = self
+                .dispatch(&scene, plan.decisions, plan.reserved.is_some())
+                .await?;
             if claimed == planned && !plan.again && !arrived {
                 break;
             }
@@ -78,8 +81,9 @@ impl Executor {
         servable
     }
 
-    /// Claims what was decided and begins it. Returns how many runs that are.
-    async fn dispatch(&self, scene: &Scene, decisions: Vec<Decision>) -> Result<u32> {
+    /// Claims what was decided and begins it; `reserved` if something is kept for another run. Returns how many runs that
+    /// are.
+    async fn dispatch(&self, scene: &Scene, decisions: Vec<Decision>, reserved: bool) -> Result<u32> {
         if decisions.is_empty() {
             return Ok(0);
         }
@@ -134,16 +138,17 @@ impl Executor {
                 });
             }
             self.control.give_way(&give_way).await?;
+            let matters = reserved || !give_way.is_empty();
             let place = Place {
                 class: decision.class,
                 pool: pool.clone(),
-                host: decision.host.clone(),
+                host: matters.then(|| decision.host.clone()),
             };
             match Arc::clone(&self.slots).try_acquire_owned() {
                 Ok(permit) => {
                     let arrival = Arrival {
                         pool: place.pool.clone(),
-                        host: place.host.clone(),
+                        host: decision.host.clone(),
                         warm,
                     };
                     self.arrivals().insert(submitted.id, arrival);

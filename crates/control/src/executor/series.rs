@@ -98,7 +98,7 @@ impl Executor {
                 }
                 let holder = Holder {
                     for_run: true,
-                    on: Some(place.host.clone()),
+                    on: place.host.clone(),
                     boot,
                     ..Holder::default()
                 };

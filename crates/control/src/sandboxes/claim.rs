@@ -245,8 +245,9 @@ impl Control {
         }
         let room = self.room_for(pools, tenant).await?;
         self.give_way(&room.give_way).await?;
+        // Where something gave way there is room; otherwise all that have room share what is started.
         let holder = Holder {
-            on: Some(room.host),
+            on: (!room.give_way.is_empty()).then_some(room.host),
             ..holder
         };
         let claimed = self.start_cold(&room.pool, tenant, holder, watch).await?;

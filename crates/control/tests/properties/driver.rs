@@ -5,7 +5,8 @@ use async_trait::async_trait;
 use ostler_domain::{DriverKind, SandboxId};
 use ostler_driver_sim::{SimControl, SimDriver};
 use ostler_sandbox::{
-    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, SandboxSpec,
+    ByteStream, Capabilities, Driver, DriverError, DriverEvent, DriverStatus, Finding, MachineSize,
+    SandboxSpec,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,10 @@ impl Driver for Watched {
 
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
+    }
+
+    fn machine(&self) -> Option<MachineSize> {
+        self.inner.machine()
     }
 
     async fn probe(&self) -> Vec<Finding> {
