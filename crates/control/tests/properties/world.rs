@@ -160,6 +160,8 @@ impl World {
             let _aborted = task.await;
         }
         server.store.close().await;
+        // What was on its way to it is still read, and must not be logged while the next one does so.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         self.known().kills += 1;
         drop(server);
     }

@@ -413,7 +413,8 @@ impl Driver for QemuDriver {
         let kernel = template.kernel.as_deref();
         let found = kernel.map(|wanted| self.inner.catalogue.find(wanted, &self.inner.options));
         let usable = found.map(|found| crate::kernel::check(&found?.image));
-        reasons.extend(usable.and_then(Result::err).map(|e| e.to_string()));
+        let unusable = usable.and_then(Result::err);
+        reasons.extend(unusable.map(|error| format!("its kernel cannot be used: {error}")));
         let arguments = template.kernel_args.as_deref().unwrap_or_default();
         if arguments.len() > 1024 || arguments.chars().any(char::is_control) {
             reasons.push("kernel arguments of more than 1024 bytes, or with control characters".into());

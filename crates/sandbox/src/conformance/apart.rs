@@ -59,8 +59,11 @@ way("processes", lambda: [pid for pid in others if b"apart-" in open(f"/proc/{pi
 for pid in others:
     way(f"the environment of {pid}", lambda: open(f"/proc/{pid}/environ", "rb").read())
     way(f"the memory of {pid}", lambda: open(f"/proc/{pid}/mem", "rb"))
-    for name in ("root", "cwd", "fd", "map_files"):
+    for name in ("root", "cwd", "map_files"):
         way(f"{name} of {pid}", lambda: os.listdir(f"/proc/{pid}/{name}"))
+    # Whoever is root of a container sees how many there are, and not what.
+    fds = f"/proc/{pid}/fd"
+    way(f"fd of {pid}", lambda: [os.readlink(fds + "/" + fd) for fd in os.listdir(fds)])
     way(f"ptrace of {pid}", lambda: libc.ptrace(0x4206, pid, 0, 0) == 0)
     handle = libc.syscall(434, pid, 0)
     for fd in range(16):
