@@ -161,7 +161,7 @@ impl World {
         }
         server.store.close().await;
         // What was on its way to it is still read, and must not be logged while the next one does so.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         self.known().kills += 1;
         drop(server);
     }

@@ -269,12 +269,7 @@ pub(in crate::conformance) fn test_record(tenant_id: TenantId, full: bool) -> d:
 pub(in crate::conformance) fn quarantined(tenant_id: TenantId, full: bool) -> d::QuarantinedTest {
     d::QuarantinedTest {
         tenant_id,
-        key: if full {
-            "0123456789abcdef"
-        } else {
-            "fedcba9876543210"
-        }
-        .into(),
+        key: RunId::new().to_string(),
         plan: AWKWARD.into(),
         name: AWKWARD.into(),
         reason: AWKWARD.into(),
