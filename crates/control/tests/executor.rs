@@ -157,12 +157,20 @@ async fn a_start_that_fails_costs_no_attempt_and_a_crash_fails_the_run() {
     let run = server.ended(id).await;
     assert_eq!((run.status, run.attempt), (RunStatus::Succeeded, 3), "{run:?}");
 
-    let id = server.submit(&["sleep", "600"], None).await;
-    let first = server
-        .until(id, |run| run.sandbox_id.is_some())
-        .await
-        .sandbox_id
-        .unwrap();
+    // A crash before its program has started would cost no attempt either.
+    let started = Arc::new(tokio::sync::Notify::new());
+    let begun = Arc::clone(&started);
+    let program = Program::new(move |_| {
+        let begun = Arc::clone(&begun);
+        async move {
+            begun.notify_one();
+            std::future::pending().await
+        }
+    });
+    world.sim.program("endless", program);
+    let id = server.submit(&["endless"], None).await;
+    tokio::time::timeout(LIMIT, started.notified()).await.unwrap();
+    let first = server.control.run(&me(), id).await.unwrap().sandbox_id.unwrap();
     while !world.sim.crash(first, ostler_sandbox::ExitInfo::default()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -229,7 +229,16 @@ impl Control {
                     }
                 }
             }
-            self.commit(vec![host_change(&mut record)]).await
+            match self.commit(vec![host_change(&mut record)]).await {
+                // The first record of a host was written by two at once.
+                Err(ControlError::Store(StoreError::Duplicate { .. })) => {
+                    Err(ControlError::Store(StoreError::Conflict {
+                        table: "hosts",
+                        key: host.name.clone(),
+                    }))
+                }
+                done => done,
+            }
         })
     }
 }
