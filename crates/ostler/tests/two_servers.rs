@@ -113,12 +113,11 @@ async fn runs_are_shared_and_those_of_a_dead_server_are_taken_over() {
         let up = |run: &Value| run["status"] == "running" && run["attempt"] == 2;
         b.until(&format!("/runs/{run}"), LIMIT, up).await;
     }
-    let running = b.get("/sandboxes").await;
-    let running = running.as_array().unwrap().iter();
-    assert_eq!(
-        running.filter(|sandbox| sandbox["status"] == "running").count(),
-        3
-    );
+    let three = |all: &Value| {
+        let running = all.as_array().unwrap().iter();
+        running.filter(|sandbox| sandbox["status"] == "running").count() == 3
+    };
+    b.until("/sandboxes", LIMIT, three).await;
     for run in &runs {
         b.post(&format!("/runs/{run}/cancel"), Value::Null).await;
         until(&b, run, "cancelled", 2).await;
