@@ -7,12 +7,14 @@ use ostler_store::StoreError;
 /// two in a row are a sign of something else.
 pub(crate) const TRIES: u32 = 8;
 
-/// Whether somebody else was faster: they changed a row, or deleted what another one belongs to.
+/// Whether somebody else was faster: they changed a row, deleted what another one belongs to, or wrote the first record of a
+/// host, whose id follows from what it is.
 pub(crate) fn is_lost_race(error: &ControlError) -> bool {
-    matches!(
-        error,
-        ControlError::Store(StoreError::Conflict { .. } | StoreError::Reference { .. })
-    )
+    match error {
+        ControlError::Store(StoreError::Conflict { .. } | StoreError::Reference { .. }) => true,
+        ControlError::Store(StoreError::Duplicate { table, .. }) => table == "hosts",
+        _ => false,
+    }
 }
 
 /// Runs a block of an async function again as long as it ends with a lost race. A macro, because the futures of an async

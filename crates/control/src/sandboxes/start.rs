@@ -254,16 +254,7 @@ impl Control {
                     }
                 }
             }
-            match self.commit(vec![host_change(&mut record)]).await {
-                // The first record of a host was written by two at once.
-                Err(ControlError::Store(StoreError::Duplicate { .. })) => {
-                    Err(ControlError::Store(StoreError::Conflict {
-                        table: "hosts",
-                        key: host.name.clone(),
-                    }))
-                }
-                done => done,
-            }
+            self.commit(vec![host_change(&mut record)]).await
         })
     }
 }

@@ -295,3 +295,17 @@ async fn a_program_holds_only_so_many_connections_to_the_server() {
     assert!((16..=128).contains(&held), "{held} connections are held at once");
     server.stop().await;
 }
+
+/// Of a host that nothing is written down of yet, two can be the first to do so.
+#[tokio::test]
+async fn the_first_record_of_a_host_may_be_written_by_two_at_once() {
+    let world = World::new();
+    let server = world.start().await;
+    let caller = me();
+    let drain = || server.control.drain_host(&caller, DriverKind::Sim, "local", true);
+    let (one, two, three) = tokio::join!(drain(), drain(), drain());
+    for host in [one, two, three] {
+        assert!(host.unwrap().draining);
+    }
+    server.stop().await;
+}
