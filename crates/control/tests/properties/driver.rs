@@ -10,21 +10,25 @@ use ostler_sandbox::{
 };
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 pub(crate) struct Watched {
     kind: DriverKind,
-    inner: SimDriver,
+    inner: Arc<SimDriver>,
     fuse: Arc<Fuse>,
+    /// Where sandboxes are, which go on when the server ends.
+    outside: Handle,
 }
 
 impl Watched {
     /// A driver of a world, said to be of another kind.
-    pub(crate) fn new(kind: DriverKind, world: SimControl, fuse: Arc<Fuse>) -> Self {
+    pub(crate) fn new(kind: DriverKind, world: SimControl, fuse: Arc<Fuse>, outside: Handle) -> Self {
         Self {
             kind,
-            inner: SimDriver::new(world),
+            inner: Arc::new(SimDriver::new(world)),
             fuse,
+            outside,
         }
     }
 }
@@ -52,14 +56,18 @@ impl Driver for Watched {
         let mut spec = spec.clone();
         spec.template.driver = self.inner.kind();
         self.fuse.step().await;
-        let started = self.inner.start(&spec).await;
+        let inner = Arc::clone(&self.inner);
+        let started = self.outside.spawn(async move { inner.start(&spec).await });
+        let started = started.await.unwrap();
         self.fuse.step().await;
         started
     }
 
     async fn connect(&self, id: SandboxId) -> Result<Box<dyn ByteStream>, DriverError> {
         self.fuse.gate().await;
-        Ok(self.fuse.cut(self.inner.connect(id).await?))
+        let inner = Arc::clone(&self.inner);
+        let connection = self.outside.spawn(async move { inner.connect(id).await });
+        Ok(self.fuse.cut(connection.await.unwrap()?))
     }
 
     async fn status(&self, id: SandboxId) -> Result<DriverStatus, DriverError> {

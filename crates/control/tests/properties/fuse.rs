@@ -4,6 +4,7 @@
 //! them, before and after each. When it has burnt, whoever comes to it waits for ever, and all connections to guests are
 //! cut: nothing that the server would do next has an effect, as if its process were gone.
 
+use crate::world::LIMIT;
 use ostler_sandbox::ByteStream;
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -61,7 +62,7 @@ impl Fuse {
         tokio::select! {
             biased;
             () = self.burnt.cancelled() => None,
-            answer = answer => Some(answer),
+            answer = tokio::time::timeout(2 * LIMIT, answer) => Some(answer.expect("it answers or ends")),
         }
     }
 

@@ -456,7 +456,7 @@ pub(crate) async fn nothing_runs_after_a_stop(world: &World, server: &Server) {
 /// After all that happened there is as much room as at the beginning, and nothing is left.
 pub(crate) async fn resources_return(world: &World, server: &Server) {
     for place in &PLACES {
-        world.set_pool(server, place.pool, MAX, 0).await;
+        server.set_pool(place.pool, MAX, 0).await.unwrap();
     }
     let probe = TestShape {
         what: What::Pass,
@@ -483,13 +483,13 @@ pub(crate) async fn resources_return(world: &World, server: &Server) {
             "not as many run at once as at the beginning"
         );
         // As the rounds of a server do, which there are not here.
-        server.control.fill_pools().await.unwrap();
+        server.fill_pools().await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     world.ledger.open(true);
     world.all_ended(server).await.unwrap();
     loop {
-        server.control.fill_pools().await.unwrap();
+        server.fill_pools().await.unwrap();
         let live = Filter::<Sandbox>::all().and("status", ostler_store::Op::Ne, SandboxStatus::Destroyed);
         let live: Vec<Sandbox> = server.store.list(live).await.unwrap();
         let ids: BTreeSet<SandboxId> = live.iter().map(|sandbox| sandbox.id).collect();

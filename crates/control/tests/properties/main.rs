@@ -64,7 +64,7 @@ fn config(cases: u32) -> Config {
     }
 }
 
-/// One for each case: nothing of a server that was killed is left after it.
+/// One for each case, and one for each server: nothing of a server that was killed is left after it.
 fn runtime() -> Runtime {
     let mut runtime = Builder::new_multi_thread();
     runtime.worker_threads(2).enable_all().build().unwrap()

@@ -14,6 +14,7 @@ use ostler_store_postgres::PostgresStore;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -57,8 +58,18 @@ pub(crate) struct Server {
     /// Beside the fuse.
     pub(crate) store: Arc<dyn Store>,
     pub(crate) fuse: Arc<Fuse>,
+    /// All that it does is done in here, and ends with it.
+    process: Option<Runtime>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
+        }
+    }
 }
 
 impl World {
@@ -94,76 +105,78 @@ impl World {
         self.sims.values().flat_map(SimControl::ids).collect()
     }
 
-    async fn store(&self) -> Option<Arc<dyn Store>> {
-        let url = self.database.as_ref()?;
-        let store = PostgresStore::connect(url, ostler_store_postgres::Options::default())
-            .await
-            .unwrap();
-        store.migrate_up(None).await.unwrap();
-        Some(Arc::new(store))
-    }
-
     /// A server that was not killed before it worked. The first one burns its fuse at the step `at`.
     pub(crate) async fn start(&self, at: Option<u16>) -> Server {
         let mut at = at;
         loop {
-            let mut server = self.begin(at.take()).await;
-            if server.recover(self).await {
-                return server;
+            if let Some(mut server) = self.begin(at.take()).await {
+                if server.recover(self).await {
+                    return server;
+                }
+                self.kill(server).await;
             }
-            self.kill(server).await;
         }
     }
 
-    async fn begin(&self, at: Option<u16>) -> Server {
+    async fn begin(&self, at: Option<u16>) -> Option<Server> {
+        let process = crate::runtime();
         let fuse = Arc::new(Fuse::new(at));
         let drivers: BTreeMap<DriverKind, Arc<dyn Driver>> = self
             .sims
             .iter()
             .map(|(kind, sim)| {
-                let driver = driver::Watched::new(*kind, sim.clone(), Arc::clone(&fuse));
+                // Sandboxes go on when the server ends.
+                let driver = driver::Watched::new(*kind, sim.clone(), Arc::clone(&fuse), Handle::current());
                 (*kind, Arc::new(driver) as Arc<dyn Driver>)
             })
             .collect();
-        let own = self.store().await;
-        let mut inner = None;
-        let control = common::server(self.dir.path(), self.server_id, |parts| {
-            parts.drivers = drivers.into();
-            // A server that is killed again and again gives no test up.
-            parts.work.run_attempts = 1000;
-            parts.sandboxes.quarantine_failures = 1000;
-            let store = own.unwrap_or_else(|| Arc::clone(&parts.store));
-            inner = Some(Arc::clone(&store));
-            parts.store = Arc::new(store::Watched {
-                inner: store,
-                fuse: Arc::clone(&fuse),
-                waiting: Arc::clone(&self.waiting),
-                complaints: Arc::clone(&self.ledger.complaints),
-                claims: tokio::sync::Mutex::default(),
+        let (root, server_id) = (self.dir.path().to_owned(), self.server_id);
+        let (database, waiting) = (self.database.clone(), Arc::clone(&self.waiting));
+        let (complaints, burns) = (Arc::clone(&self.ledger.complaints), Arc::clone(&fuse));
+        let begun = process.spawn(async move {
+            let postgres = match database {
+                Some(url) => Some(postgres(&url).await),
+                None => None,
+            };
+            let mut inner = None;
+            let control = common::server(&root, server_id, |parts| {
+                parts.drivers = drivers.into();
+                // A server that is killed again and again gives no test up.
+                parts.work.run_attempts = 1000;
+                parts.sandboxes.quarantine_failures = 1000;
+                let store = postgres.unwrap_or_else(|| Arc::clone(&parts.store));
+                inner = Some(Arc::clone(&store));
+                parts.store = Arc::new(store::Watched {
+                    inner: store,
+                    fuse: burns,
+                    waiting,
+                    complaints,
+                    claims: tokio::sync::Mutex::default(),
+                });
             });
-        })
-        .await;
-        Server {
+            (control.await, inner.unwrap())
+        });
+        let Some(begun) = fuse.alive(begun).await else {
+            end(process).await;
+            return None;
+        };
+        let (control, store) = begun.unwrap();
+        Some(Server {
             control,
-            store: inner.unwrap(),
+            store,
             fuse,
+            process: Some(process),
             stop: CancellationToken::new(),
             task: None,
-        }
+        })
     }
 
     /// As after a kill: nothing is told, nothing is waited for.
     pub(crate) async fn kill(&self, mut server: Server) {
         server.fuse.burn();
-        if let Some(task) = server.task.take() {
-            task.abort();
-            let _aborted = task.await;
-        }
+        end(server.process.take().unwrap()).await;
         server.store.close().await;
-        // What was on its way to it is still read, and must not be logged while the next one does so.
-        tokio::time::sleep(Duration::from_millis(20)).await;
         self.known().kills += 1;
-        drop(server);
     }
 
     /// Another server after one that was killed.
@@ -177,7 +190,6 @@ impl World {
 
     /// Does an operation. `None` if the server died over it, so that it is not known whether it was done.
     pub(crate) async fn apply(&self, server: &mut Server, op: &Op, again: &mut Option<u16>) -> Option<()> {
-        let (fuse, me) = (Arc::clone(&server.fuse), me());
         match op {
             Op::Submit(shape) => return self.submit(server, shape).await,
             Op::Impossible => {
@@ -185,8 +197,14 @@ impl World {
                     { "name": "can", "run": "true" },
                     { "name": "cannot", "run": "true", "requires": { "cpus": 64 } }
                 ] }"#;
-                let refused = server.control.submit_plan(&me, text.to_owned(), PlanFormat::Json);
-                let refused = fuse.alive(refused).await?.unwrap_err().to_string();
+                let refused = server
+                    .asked(async move |control| {
+                        control
+                            .submit_plan(&me(), text.to_owned(), PlanFormat::Json)
+                            .await
+                    })
+                    .await?;
+                let refused = refused.unwrap_err().to_string();
                 assert!(refused.contains("can never be executed"), "{refused}");
             }
             Op::Cancel(which) => {
@@ -194,14 +212,17 @@ impl World {
                 if !plans.is_empty() {
                     let id = which.get(&plans).id;
                     self.known().cancelled.insert(id);
-                    fuse.alive(server.control.cancel_plan(&me, id)).await?.unwrap();
+                    let cancelled = server.asked(async move |control| control.cancel_plan(&me(), id).await);
+                    cancelled.await?.unwrap();
                 }
             }
             Op::Rerun(which, failed) => {
                 let plans = self.plans(server).await;
                 if !plans.is_empty() {
-                    let again = server.control.rerun_plan(&me, which.get(&plans).id, *failed);
-                    match fuse.alive(again).await? {
+                    let (id, failed) = (which.get(&plans).id, *failed);
+                    let again =
+                        server.asked(async move |control| control.rerun_plan(&me(), id, failed).await);
+                    match again.await? {
                         Ok(plan) => self.known().confirmed.push(plan.id),
                         // It has not ended, or all of it has passed.
                         Err(ControlError::Conflict(_) | ControlError::Unprocessable(_)) => {}
@@ -216,10 +237,10 @@ impl World {
                     let most = known.max.entry(pool.to_owned()).or_insert(MAX);
                     *most = (*most).max(*max);
                 }
-                fuse.alive(self.set_pool(server, pool, *max, *target)).await?;
+                server.set_pool(pool, *max, *target).await?;
             }
             Op::Fill => {
-                fuse.alive(server.control.fill_pools()).await?.unwrap();
+                server.fill_pools().await?;
             }
             Op::CrashSandbox(which) => {
                 self.ledger.open(false);
@@ -246,19 +267,10 @@ impl World {
             Op::Restart => return self.restart(server).await,
             Op::Wait(ms) => {
                 let wait = tokio::time::sleep(Duration::from_millis(*ms));
-                fuse.alive(wait).await?;
+                server.fuse.alive(wait).await?;
             }
         }
         Some(())
-    }
-
-    pub(crate) async fn set_pool(&self, server: &Server, pool: &str, max: u32, target: u32) {
-        let change = PoolChange {
-            target: Some(target.min(max)),
-            max: Some(max),
-            ..PoolChange::default()
-        };
-        server.control.set_pool(&me(), pool, change).await.unwrap();
     }
 
     /// Submits a plan.
@@ -273,11 +285,10 @@ impl World {
             known.shapes.insert(name.clone(), shape.clone());
             name
         };
-        let me = me();
-        let submitted = server
-            .control
-            .submit_plan(&me, shape.text(&name), PlanFormat::Json);
-        let plan = server.fuse.alive(submitted).await?;
+        let text = shape.text(&name);
+        let submitted =
+            server.asked(async move |control| control.submit_plan(&me(), text, PlanFormat::Json).await);
+        let plan = submitted.await?;
         let plan = plan.unwrap_or_else(|error| panic!("{error}: {:?}", error.details()));
         assert_eq!(plan.tests as usize, shape.tests.len());
         self.known().plans.last_mut().unwrap().1 = true;
@@ -286,20 +297,14 @@ impl World {
 
     /// Stops a server as its operator would, and starts another.
     async fn restart(&self, server: &mut Server) -> Option<()> {
-        let fuse = Arc::clone(&server.fuse);
         let since = Instant::now();
         server.stop.cancel();
         let task = server.task.take().unwrap();
-        let abort = task.abort_handle();
-        let Some(stopped) = fuse.alive(task).await else {
-            abort.abort();
-            return None;
-        };
-        stopped.unwrap();
+        server.fuse.alive(task).await?.unwrap();
         crate::invariants::nothing_runs_after_a_stop(self, server).await;
         server.store.close().await;
-        server.fuse.burn();
-        *server = self.start(None).await;
+        let next = self.start(None).await;
+        self.kill(std::mem::replace(server, next)).await;
         self.known().away += since.elapsed();
         Some(())
     }
@@ -330,13 +335,62 @@ impl World {
     }
 }
 
+/// Ends everything in it, wherever it is.
+async fn end(process: Runtime) {
+    let ended = tokio::task::spawn_blocking(move || process.shutdown_timeout(LIMIT));
+    ended.await.unwrap();
+}
+
+async fn postgres(url: &str) -> Arc<dyn Store> {
+    let store = PostgresStore::connect(url, ostler_store_postgres::Options::default())
+        .await
+        .unwrap();
+    store.migrate_up(None).await.unwrap();
+    Arc::new(store)
+}
+
 impl Server {
+    /// What it answers to a question; `None` if it ends before.
+    async fn asked<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        question: impl FnOnce(Control) -> F,
+    ) -> Option<T> {
+        let answer = self
+            .process
+            .as_ref()
+            .unwrap()
+            .spawn(question(self.control.clone()));
+        self.fuse.alive(answer).await.map(Result::unwrap)
+    }
+
+    pub(crate) async fn fill_pools(&self) -> Option<()> {
+        let filled = self.asked(async |control| control.fill_pools().await);
+        filled.await?.unwrap();
+        Some(())
+    }
+
+    pub(crate) async fn set_pool(&self, pool: &'static str, max: u32, target: u32) -> Option<()> {
+        let change = PoolChange {
+            target: Some(target.min(max)),
+            max: Some(max),
+            ..PoolChange::default()
+        };
+        let set = self.asked(async move |control| control.set_pool(&me(), pool, change).await);
+        set.await?.unwrap();
+        Some(())
+    }
+
     /// What a server does at its start. False if it died meanwhile.
     async fn recover(&mut self, world: &World) -> bool {
-        let fuse = Arc::clone(&self.fuse);
-        let started = async {
+        let settings = ExecutorSettings {
+            slots: world.slots,
+            kill_grace_seconds: 1,
+            shutdown_seconds: 0,
+            ..ExecutorSettings::default()
+        };
+        let started = self.asked(async move |control| {
+            let pools = control.pools(&me()).await.unwrap();
             for place in &PLACES {
-                let pools = self.control.pools(&me()).await.unwrap();
                 if pools.iter().any(|(pool, _)| pool.name == place.pool) {
                     continue;
                 }
@@ -350,21 +404,16 @@ impl Server {
                     max: Some(MAX),
                     ..PoolChange::default()
                 };
-                self.control.set_pool(&me(), place.pool, change).await.unwrap();
+                control.set_pool(&me(), place.pool, change).await.unwrap();
             }
-            let settings = ExecutorSettings {
-                slots: world.slots,
-                kill_grace_seconds: 1,
-                shutdown_seconds: 0,
-                ..ExecutorSettings::default()
-            };
-            let executor = Executor::new(self.control.clone(), settings);
+            let executor = Executor::new(control.clone(), settings);
             executor.recover().await.unwrap();
-            self.control.settle_plans().await.unwrap();
+            control.settle_plans().await.unwrap();
             executor
-        };
-        let executor = fuse.alive(started).await;
-        self.task = executor.map(|executor| tokio::spawn(executor.run(self.stop.clone())));
+        });
+        let executor = started.await;
+        let process = self.process.as_ref().unwrap();
+        self.task = executor.map(|executor| process.spawn(executor.run(self.stop.clone())));
         self.task.is_some()
     }
 }
