@@ -18,11 +18,10 @@ mod workspace;
 
 use crate::sandboxes::{Loss, crash};
 use crate::{Control, Result};
-use attempt::{Attempt, End, Finished, tested_kernel};
+use attempt::{Attempt, End, Finished, Unspoilt, tested_kernel};
 use dispatch::{Arrival, Place};
 use ostler_domain::{Run, RunId, RunOutcome, RunStatus, Sandbox};
 use ostler_gateway::Gateway;
-use ostler_guest_protocol::v1::ConfigureReply;
 use ostler_sandbox::{DriverStatus, ExitInfo};
 use ostler_store::{FinishRun, Hint, RequeueRun, StoreError, StoreExt};
 use serde::{Deserialize, Serialize};
@@ -322,7 +321,7 @@ impl Executor {
         sandbox: &Sandbox,
         cancel: &CancellationToken,
         mut losses: broadcast::Receiver<Loss>,
-        served: Option<ConfigureReply>,
+        served: Option<Unspoilt>,
     ) -> End {
         if tested_kernel(run).is_some() {
             return Attempt::carry_out(self, run, sandbox, cancel, Some(losses), None).await;
@@ -392,8 +391,14 @@ impl Executor {
         }))
     }
 
-    /// Writes the end; a store that is away for a moment is waited for.
+    /// Writes the end of a run.
     async fn finish(&self, run: &Run, ended: Finished) -> Result<()> {
+        let end = self.end_of(run, ended).await;
+        self.write_end(run, end).await
+    }
+
+    /// All that is written with the end of a run.
+    async fn end_of(&self, run: &Run, ended: Finished) -> FinishRun {
         let mut end = FinishRun {
             id: run.submitted.id,
             attempt: run.attempt,
@@ -403,6 +408,11 @@ impl Executor {
             then: ended.then,
         };
         self.control.follow_up(run, &mut end).await;
+        end
+    }
+
+    /// Writes an end; a store that is away for a moment is waited for.
+    async fn write_end(&self, run: &Run, end: FinishRun) -> Result<()> {
         let mut wait = FIRST_WAIT;
         let counts = loop {
             match self.control.store().finish(vec![end.clone()]).await {
@@ -413,7 +423,10 @@ impl Executor {
         if !counts {
             self.control.drop_contents(run.submitted.id, &end.then).await;
         }
-        if let Err(error) = self.control.forget_replies(run.submitted.id).await {
+        // Others were answered nothing that is kept.
+        if run.submitted.project_id.is_some()
+            && let Err(error) = self.control.forget_replies(run.submitted.id).await
+        {
             tracing::warn!(%error, run.id = %run.submitted.id, "what the run's commands were answered is still kept");
         }
         self.control.settle_run(run).await;

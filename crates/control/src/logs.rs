@@ -90,38 +90,30 @@ impl LogStore {
         self.dir.join(format!("{run}.log"))
     }
 
-    /// Opens a run's log to append. One writer at a time: the server that executes the run.
+    /// Opens a run's log to append; there is none before something is written. One writer at a time: the server that
+    /// executes the run.
     pub fn writer(&self, run: RunId) -> io::Result<LogWriter> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(self.path(run))?;
-        let mut reader = LogReader::new(file.try_clone()?);
-        let (mut last, mut attempt, mut exec_seq) = (0, 0, 0);
-        while let Some(record) = reader.next_header()? {
-            last = record.seq;
-            if record.stream != LogStream::Ostler {
-                (attempt, exec_seq) = (record.attempt, record.exec_seq);
-            }
-        }
-        file.set_len(reader.position)?;
-        file.seek(SeekFrom::End(0))?;
-        let (sender, _) = watch::channel(last);
-        self.lock().insert(run, sender);
-        Ok(LogWriter {
+        let mut writer = LogWriter {
             store: self.clone(),
             run,
-            file,
-            bytes: reader.position,
-            last,
-            exec: (attempt, exec_seq),
+            file: None,
+            bytes: 0,
+            last: 0,
+            exec: (0, 0),
             full: None,
             unsynced: false,
-        })
+        };
+        match OpenOptions::new().read(true).append(true).open(self.path(run)) {
+            Ok(file) => writer.resume(file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let (sender, _) = watch::channel(writer.last);
+        self.lock().insert(run, sender);
+        Ok(writer)
     }
 
-    /// Reads from the beginning; a run without a log has an empty one.
+    /// Reads from the beginning; `None` as long as nothing was written.
     pub fn reader(&self, run: RunId) -> io::Result<Option<LogReader>> {
         match File::open(self.path(run)) {
             Ok(file) => Ok(Some(LogReader::new(file))),
@@ -153,7 +145,8 @@ impl LogStore {
 pub struct LogWriter {
     store: LogStore,
     run: RunId,
-    file: File,
+    /// Made by the first record.
+    file: Option<File>,
     bytes: u64,
     last: u64,
     exec: (u32, u64),
@@ -163,6 +156,22 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
+    /// Goes on behind the last whole record of a log.
+    fn resume(&mut self, mut file: File) -> io::Result<()> {
+        let mut reader = LogReader::new(file.try_clone()?);
+        while let Some(record) = reader.next_header()? {
+            self.last = record.seq;
+            if record.stream != LogStream::Ostler {
+                self.exec = (record.attempt, record.exec_seq);
+            }
+        }
+        self.bytes = reader.position;
+        file.set_len(self.bytes)?;
+        file.seek(SeekFrom::End(0))?;
+        self.file = Some(file);
+        Ok(())
+    }
+
     /// Appends a piece. What goes over the limit, or does not fit on the disk, is dropped, which the log itself says
     /// once; the program goes on.
     pub fn append(&mut self, attempt: u32, exec_seq: u64, at: Timestamp, stream: LogStream, bytes: &[u8]) {
@@ -222,9 +231,16 @@ impl LogWriter {
         record.extend(exec_seq.to_le_bytes());
         record.extend(at.0.to_le_bytes());
         record.extend(bytes);
-        if let Err(error) = self.file.write_all(&record) {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let path = self.store.path(self.run);
+                none.insert(OpenOptions::new().append(true).create(true).open(path)?)
+            }
+        };
+        if let Err(error) = file.write_all(&record) {
             // A part of a record must not stand in the way of the next one.
-            self.file.set_len(self.bytes)?;
+            file.set_len(self.bytes)?;
             return Err(error);
         }
         self.bytes += record.len() as u64;
@@ -253,8 +269,10 @@ impl LogWriter {
 
     /// Makes what was written durable.
     pub fn sync(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.unsynced) {
-            self.file.sync_data()?;
+        if std::mem::take(&mut self.unsynced)
+            && let Some(file) = &self.file
+        {
+            file.sync_data()?;
         }
         Ok(())
     }

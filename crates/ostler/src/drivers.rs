@@ -149,6 +149,7 @@ impl Place {
                 .collect(),
             modules: settings.modules.clone(),
             accelerator,
+            slowdown: settings.slowdown.get(),
             ..options
         })
     }

@@ -362,6 +362,11 @@ pub trait Driver: Send + Sync + 'static {
         Some(MachineSize::here())
     }
 
+    /// How many times as long programs may take as on processors of the host: 1 unless processors are emulated.
+    fn slowdown(&self) -> u32 {
+        1
+    }
+
     /// Looks at everything it needs; for `ostler doctor`.
     async fn probe(&self) -> Vec<Finding>;
 

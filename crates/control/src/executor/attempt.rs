@@ -66,10 +66,19 @@ pub(super) struct Finished {
 
 /// What the next test in a sandbox need not ask for again.
 pub(super) struct Unspoilt {
+    guest: Guest,
     /// What the guest tells of the sandbox.
-    pub(super) place: ConfigureReply,
-    /// Programs that the guest still knows.
-    pub(super) programs: Vec<String>,
+    place: ConfigureReply,
+    /// Programs that the guest still knows, and may forget once their end is written.
+    programs: Vec<String>,
+}
+
+impl Unspoilt {
+    /// What the guest does not forget goes with the sandbox.
+    async fn forget_programs(&self) {
+        let released = self.programs.iter().map(|program| self.guest.release(program));
+        futures::future::join_all(released).await;
+    }
 }
 
 /// Why the steps do not go on.
@@ -157,6 +166,8 @@ pub(super) struct Attempt<'a> {
     pub(super) cancel: &'a CancellationToken,
     log: LogWriter,
     deadline: Option<Timestamp>,
+    /// By how much that is later, since processors are emulated.
+    slowdown: u32,
     /// The programs that the guest knew at the beginning: those of an attempt that is taken up.
     pub(super) known: BTreeMap<String, u64>,
     /// How programs that are started now are kept apart from the rest of the sandbox.
@@ -188,16 +199,19 @@ impl<'a> Attempt<'a> {
         sandbox: &'a Sandbox,
         cancel: &'a CancellationToken,
         losses: Option<broadcast::Receiver<Loss>>,
-        served: Option<ConfigureReply>,
+        served: Option<Unspoilt>,
     ) -> End {
         let lost = |error: &dyn std::fmt::Display| End::Lost {
             reason: error.to_string(),
             started: false,
         };
         let control = &executor.control;
-        let guest = match control.guest(sandbox) {
-            Ok(guest) => guest,
-            Err(error) => return lost(&error),
+        let guest = match &served {
+            Some(served) => served.guest.clone(),
+            None => match control.guest(sandbox) {
+                Ok(guest) => guest,
+                Err(error) => return lost(&error),
+            },
         };
         let log = match control.parts.logs.writer(run.submitted.id) {
             Ok(log) => log,
@@ -213,6 +227,15 @@ impl<'a> Attempt<'a> {
             }
         };
         let started = run.started_at.unwrap_or_else(|| control.now());
+        let slowdown = match (tested_kernel(run), control.driver_of(sandbox)) {
+            (Some(_), Ok(driver)) => driver.slowdown(),
+            _ => 1,
+        };
+        let limit = run
+            .submitted
+            .spec
+            .timeout
+            .map(|limit| limit.saturating_mul(slowdown));
         let mut attempt = Attempt {
             executor,
             run,
@@ -220,10 +243,14 @@ impl<'a> Attempt<'a> {
             way_out: BTreeMap::new(),
             guest,
             served: served.is_some(),
-            place: served.unwrap_or_default(),
+            place: served
+                .as_ref()
+                .map(|served| served.place.clone())
+                .unwrap_or_default(),
             cancel,
             log,
-            deadline: run.submitted.spec.timeout.map(|limit| started.plus(limit)),
+            deadline: limit.map(|limit| started.plus(limit)),
+            slowdown,
             known,
             isolation: None,
             measured: Measured::default(),
@@ -234,8 +261,9 @@ impl<'a> Attempt<'a> {
             unspoilt: false,
             programs: Vec::new(),
         };
-        let steps = match (tested_kernel(run), losses) {
-            (Some((test, kernel)), Some(losses)) => attempt.on_machine(test, kernel, losses).await,
+        let steps = match (tested_kernel(run), losses, served) {
+            (Some((test, kernel)), Some(losses), _) => attempt.on_machine(test, kernel, losses).await,
+            (.., Some(served)) => tokio::join!(attempt.steps(), served.forget_programs()).0,
             _ => attempt.steps().await,
         };
         let finished = match steps {
@@ -261,6 +289,7 @@ impl<'a> Attempt<'a> {
                 outcome,
                 then: std::mem::take(&mut attempt.with_end),
                 unspoilt: attempt.unspoilt.then(|| Unspoilt {
+                    guest: attempt.guest.clone(),
                     place: std::mem::take(&mut attempt.place),
                     programs: std::mem::take(&mut attempt.programs),
                 }),
@@ -445,7 +474,12 @@ impl<'a> Attempt<'a> {
             self.measured.add(&ended.exited);
             return Ok(ended);
         };
-        self.say(&format!("the run is {by}: its programs are ended"));
+        self.say(&match self.slowdown {
+            factor @ 2.. if by == RunStatus::TimedOut => format!(
+                "the run is {by}, {factor} times as late as asked for, since its processors are emulated: its programs are ended"
+            ),
+            _ => format!("the run is {by}: its programs are ended"),
+        });
         ended.by = Some(by);
         let grace = Duration::from_secs(executor.settings.kill_grace_seconds);
         self.guest.kill(&exec, grace).await?;

@@ -11,7 +11,6 @@ use crate::sandboxes::{Boot, Holder};
 use crate::{ControlError, Result};
 use futures::FutureExt;
 use ostler_domain::{FailureClass, Pool, Run, RunOutcome, RunStatus, Sandbox, TestIsolation, TestResult};
-use ostler_guest_protocol::v1::ConfigureReply;
 use ostler_store::{ClaimRuns, Head};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -26,32 +25,20 @@ impl Executor {
     /// Executes a run, and those that follow it in its sandbox. An adopted one has no place: none follows it.
     pub(super) async fn series(&self, first: Run, place: Option<Place>, adopted: Option<Sandbox>) {
         let mut since = Since::now(place.as_ref());
-        let (mut next, mut sandbox) = (Some(first), adopted.map(|sandbox| (sandbox, None)));
-        while let Some(run) = next.take() {
-            let id = run.submitted.id;
+        let mut next = Some(Next {
+            run: first,
+            given: adopted.map(Given::new),
+        });
+        while let Some(Next { run, given }) = next.take() {
             let cancel = self.enter(&run);
-            let done = self.execute(&run, place.as_ref(), sandbox.take(), &cancel).await;
+            let done = self
+                .execute(&run, place.as_ref(), given, &mut since, &cancel)
+                .await;
             self.leave(&run);
-            let kept = match done {
-                Ok(Some(kept)) => kept,
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(%error, run.id = %id, "the end of a run could not be written; it is taken up again at the next start");
-                    return;
-                }
-            };
-            next = self
-                .following(&mut since, &kept.sandbox)
-                .await
-                .unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the next test cannot be looked for; it is looked for elsewhere");
-                    None
-                });
-            if next.as_ref().is_some_and(|next| follows(&run, next)) {
-                sandbox = Some((kept.sandbox, Some(kept.place)));
-            } else {
-                self.give_up(&kept.sandbox).await;
-            }
+            next = done.unwrap_or_else(|error| {
+                unwritten(&run, &error);
+                None
+            });
         }
     }
 
@@ -70,16 +57,17 @@ impl Executor {
         self.lock().remove(&(run.submitted.id, run.attempt));
     }
 
-    /// Executes a run to its end. Returns its sandbox if another test may be executed there; otherwise it is gone.
+    /// Executes a run to its end. Returns what is executed next, if that was claimed with it.
     async fn execute(
         &self,
         run: &Run,
         place: Option<&Place>,
-        given: Option<(Sandbox, Option<ConfigureReply>)>,
+        given: Option<Given>,
+        since: &mut Since,
         cancel: &CancellationToken,
-    ) -> Result<Option<Kept>> {
+    ) -> Result<Option<Next>> {
         let id = run.submitted.id;
-        let (sandbox, served) = match (given, place) {
+        let Given { sandbox, served } = match (given, place) {
             (Some(given), _) => given,
             (None, Some(place)) => {
                 let pool = &place.pool;
@@ -105,7 +93,7 @@ impl Executor {
                 let acquired = self.control.acquire(pool, run.submitted.tenant_id, holder).await;
                 self.arrived(id);
                 match acquired {
-                    Ok(claimed) => (claimed.sandbox, None),
+                    Ok(claimed) => Given::new(claimed.sandbox),
                     // No host can do it, and none will.
                     Err(ControlError::Unprocessable(why)) if own_kernel => {
                         return self.finish(run, unbootable(why)).await.map(|()| None);
@@ -138,21 +126,52 @@ impl Executor {
             }),
         };
         // The end is written before the sandbox goes, so that a server killed in between reads it again from there.
-        let (written, unspoilt) = match end {
-            None => (Ok(()), None),
-            Some(End::Lost { reason, started }) => (self.put_back(run, reason, started).await, None),
-            Some(End::Finished(mut ended)) => {
-                let unspoilt = ended.unspoilt.take();
-                (self.finish(run, *ended).await, unspoilt)
-            }
+        let written = match end {
+            None => Ok(()),
+            Some(End::Lost { reason, started }) => self.put_back(run, reason, started).await,
+            Some(End::Finished(mut ended)) => match ended.unspoilt.take() {
+                None => self.finish(run, *ended).await,
+                Some(unspoilt) => return self.pass_on(run, *ended, unspoilt, sandbox, since).await,
+            },
         };
-        if let (Some(Unspoilt { place, programs }), Ok(())) = (unspoilt, &written)
-            && self.forget(&programs, &sandbox).await
-        {
-            return Ok(Some(Kept { sandbox, place }));
-        }
         self.give_up(&sandbox).await;
         written.map(|()| None)
+    }
+
+    /// Writes the end of a run and claims the next one for its sandbox, both at once: one wait for the disk serves both.
+    async fn pass_on(
+        &self,
+        run: &Run,
+        ended: Finished,
+        unspoilt: Unspoilt,
+        sandbox: Sandbox,
+        since: &mut Since,
+    ) -> Result<Option<Next>> {
+        let end = self.end_of(run, ended).await;
+        let (written, next) = tokio::join!(self.write_end(run, end), self.following(since, &sandbox));
+        let next = next.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the next test cannot be looked for; it is looked for elsewhere");
+            None
+        });
+        let Some(next) = next else {
+            self.give_up(&sandbox).await;
+            return written.map(|()| None);
+        };
+        let follows = follows(run, &next);
+        let given = match &written {
+            Ok(()) if follows => Some(Given {
+                sandbox,
+                served: Some(unspoilt),
+            }),
+            _ => {
+                self.give_up(&sandbox).await;
+                None
+            }
+        };
+        if let Err(error) = written {
+            unwritten(run, &error);
+        }
+        Ok(Some(Next { run: next, given }))
     }
 
     /// The kernel that is started for a run, unless it is content with what the pool has.
@@ -181,15 +200,6 @@ impl Executor {
         if let Err(error) = self.control.destroy(sandbox.id, "its run has ended").await {
             tracing::warn!(%error, sandbox.id = %sandbox.id, "a sandbox is not removed yet; it is tried again");
         }
-    }
-
-    /// Has the guest forget the programs of a run whose end is written. False if it does not.
-    async fn forget(&self, programs: &[String], sandbox: &Sandbox) -> bool {
-        let Ok(guest) = self.control.guest(sandbox) else {
-            return false;
-        };
-        let released = programs.iter().map(|program| guest.release(program));
-        futures::future::try_join_all(released).await.is_ok()
     }
 
     /// Claims the next run of the class of a series, unless others have a better claim to its slot: a higher priority, or
@@ -226,10 +236,26 @@ impl Executor {
     }
 }
 
-/// A sandbox for the next test, and what its guest tells of it.
-pub(super) struct Kept {
+/// What a slot executes next, and where, if that is known.
+struct Next {
+    run: Run,
+    given: Option<Given>,
+}
+
+/// A sandbox in which a run is executed.
+struct Given {
     sandbox: Sandbox,
-    place: ConfigureReply,
+    /// What the test before this one left of it.
+    served: Option<Unspoilt>,
+}
+
+impl Given {
+    const fn new(sandbox: Sandbox) -> Self {
+        Self {
+            sandbox,
+            served: None,
+        }
+    }
 }
 
 /// How a series is going.
@@ -248,6 +274,10 @@ impl Since {
             looked: Instant::now(),
         }
     }
+}
+
+fn unwritten(run: &Run, error: &ControlError) {
+    tracing::error!(%error, run.id = %run.submitted.id, "the end of a run could not be written; it is taken up again at the next start");
 }
 
 /// The end of a run whose kernel no host can start.

@@ -12,6 +12,16 @@ use std::time::{Duration, Instant};
 
 /// Longest pause between two looks at a plan whose tests end all the time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Tests of a plan do not end in less time than this, each after the other.
+const BETWEEN_ENDS: Duration = Duration::from_micros(250);
+
+/// What a look at a plan found.
+struct Look {
+    /// Whether the plan has ended.
+    over: bool,
+    /// How many tests have to end before there is something to do again.
+    wait_for: u32,
+}
 
 /// The plans that are being settled here, and whether something happened since that was begun: ends that come close
 /// together are answered by one look.
@@ -60,11 +70,17 @@ impl Control {
         tokio::spawn(async move {
             loop {
                 let began = Instant::now();
-                if let Err(error) = control.settle_plan(id).await {
-                    tracing::warn!(%error, plan.id = %id, "a plan could not go on; it is tried again");
-                }
+                let looked = control.look_at_plan(id).await;
+                let wait_for = looked.map_or_else(
+                    |error| {
+                        tracing::warn!(%error, plan.id = %id, "a plan could not go on; it is tried again");
+                        1
+                    },
+                    |look| look.wait_for,
+                );
                 // A look at a large plan takes its time; most of the server's is for executing tests.
-                let pause = began.elapsed().saturating_mul(2).min(LONGEST_PAUSE);
+                let pause = began.elapsed().saturating_mul(2);
+                let pause = pause.max(BETWEEN_ENDS * wait_for).min(LONGEST_PAUSE);
                 if !control.moves.again(id) {
                     return;
                 }
@@ -91,12 +107,20 @@ impl Control {
 
     /// Does the next steps of a plan, as far as there are any to do. Returns whether it ended by that.
     pub async fn settle_plan(&self, id: PlanId) -> Result<bool> {
+        self.look_at_plan(id).await.map(|look| look.over)
+    }
+
+    async fn look_at_plan(&self, id: PlanId) -> Result<Look> {
         retry_on_conflict!({
+            let nothing = Look {
+                over: false,
+                wait_for: 1,
+            };
             let Some(plan) = self.parts.store.get::<TestPlan, _>(id).await? else {
-                return Ok(false);
+                return Ok(nothing);
             };
             if plan.finished_at.is_some() {
-                return Ok(false);
+                return Ok(nothing);
             }
             loop {
                 self.tell_ends(&plan).await?;
@@ -261,10 +285,14 @@ impl Control {
     }
 
     /// Writes the end of a plan once all of its tests have one.
-    async fn end_plan(&self, mut plan: TestPlan) -> Result<bool> {
-        let counters = self.plan_counters(&plan).await?;
-        if counters.live() > 0 {
-            return Ok(false);
+    async fn end_plan(&self, mut plan: TestPlan) -> Result<Look> {
+        let live = self.plan_counters(&plan).await?.live();
+        if live > 0 {
+            let each_counts = plan.ordered || plan.max_parallel.is_some() || plan.fail_fast;
+            return Ok(Look {
+                over: false,
+                wait_for: if each_counts { 1 } else { live },
+            });
         }
         // Some may have ended since the others were told.
         self.tell_ends(&plan).await?;
@@ -281,7 +309,10 @@ impl Control {
         {
             self.note_subtask(subtask, &error).await;
         }
-        Ok(true)
+        Ok(Look {
+            over: true,
+            wait_for: 1,
+        })
     }
 }
 

@@ -84,7 +84,9 @@ impl Server {
     }
 
     async fn stdout(&self, id: RunId) -> String {
-        let mut log = self.control.run_log(&me(), id).await.unwrap().unwrap();
+        let Some(mut log) = self.control.run_log(&me(), id).await.unwrap() else {
+            return String::new();
+        };
         let records = log
             .next_batch()
             .unwrap()

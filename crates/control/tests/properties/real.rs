@@ -111,7 +111,9 @@ impl World {
     }
 
     async fn output(&self, test: &TestView) -> Vec<(LogStream, Vec<u8>)> {
-        let mut log = self.control.run_log(&me(), test.run_id).await.unwrap().unwrap();
+        let Some(mut log) = self.control.run_log(&me(), test.run_id).await.unwrap() else {
+            return Vec::new();
+        };
         let mut pieces = Vec::new();
         loop {
             let batch = log.next_batch().unwrap();

@@ -39,6 +39,12 @@ pub(crate) struct Found {
     pub(crate) boot_ms: u64,
 }
 
+/// What was found by the last trial since this host was started.
+pub(crate) fn remembered(state_dir: &Path) -> Option<Accelerator> {
+    let found = load::<Found>(&state_dir.join(FILE)).filter(|found| found.boot == boot_id());
+    found.map(|found| found.accelerator)
+}
+
 /// What works on this host: what was found before, if nothing has changed since, and otherwise a trial, which takes some
 /// seconds.
 pub(crate) async fn find(

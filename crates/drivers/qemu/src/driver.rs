@@ -1,6 +1,6 @@
 //! The driver.
 
-use crate::accelerator::Found;
+use crate::accelerator::{self, Found};
 use crate::catalogue::Catalogue;
 use crate::console;
 use crate::drives::Base;
@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::launch::{CONSOLE, EVENTS, PORT, QMP};
 use crate::layout::{self, END, MachineDir};
 use crate::mux::{Mux, Stream};
-use crate::options::QemuOptions;
+use crate::options::{Accelerator, QemuOptions};
 use crate::qmp::Qmp;
 use crate::{snapshot, teardown, usage};
 use async_trait::async_trait;
@@ -297,6 +297,16 @@ impl Driver for QemuDriver {
 
     fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities
+    }
+
+    fn slowdown(&self) -> u32 {
+        let inner = &self.inner;
+        // After a restart of the server, machines go on before anything is tried out again.
+        let found = inner.accelerator.get().map(|found| found.accelerator);
+        match found.or_else(|| accelerator::remembered(&inner.options.state_dir)) {
+            Some(Accelerator::Tcg) => inner.options.slowdown.max(1),
+            Some(Accelerator::Kvm) | None => 1,
+        }
     }
 
     async fn probe(&self) -> Vec<Finding> {

@@ -58,6 +58,8 @@ pub struct QemuOptions {
     pub modules: PathBuf,
     /// What runs the processors; found out by booting when absent.
     pub accelerator: Option<Accelerator>,
+    /// How many times as long programs may take where processors are emulated, that is, with TCG.
+    pub slowdown: u32,
     /// Offers the network policy `open`, in which programs reach what this host reaches, and all that listens on its
     /// loopback.
     pub host_network: bool,
@@ -69,7 +71,7 @@ pub struct QemuOptions {
 
 impl QemuOptions {
     /// Options with defaults: programs from `PATH`, this host's own kernels, an accelerator that works, the network policy
-    /// `open` offered, 60 s for a start and 10 s for an answer.
+    /// `open` offered, 5 times as long where processors are emulated, 60 s for a start and 10 s for an answer.
     pub fn new(
         instance: impl Into<String>,
         state_dir: impl Into<PathBuf>,
@@ -86,6 +88,7 @@ impl QemuOptions {
             kernels: BTreeMap::new(),
             modules: "/lib/modules".into(),
             accelerator: None,
+            slowdown: 5,
             host_network: true,
             start_limit: Duration::from_secs(60),
             answer_limit: Duration::from_secs(10),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Which drivers the server has.
@@ -153,6 +154,8 @@ pub(crate) struct QemuSettings {
     /// `kvm` or `tcg`; found out by booting when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) accelerator: Option<String>,
+    /// How many times as long tests of kernels may take where processors are emulated.
+    pub(crate) slowdown: NonZeroU32,
     /// Further kernels that templates can name.
     pub(crate) kernels: BTreeMap<String, KernelSettings>,
 }
@@ -177,6 +180,7 @@ impl Default for QemuSettings {
             kernel_dir: PathBuf::from("/boot"),
             modules: PathBuf::from("/lib/modules"),
             accelerator: None,
+            slowdown: const { NonZeroU32::new(5).unwrap() },
             kernels: BTreeMap::new(),
         }
     }

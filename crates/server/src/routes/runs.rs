@@ -231,6 +231,13 @@ fn follow(
             if reader.is_none() {
                 reader = state.logs.reader(id).ok().flatten();
             }
+            // Nothing was written yet.
+            if reader.is_none()
+                && let Some(watch) = &mut watch
+                && grows(watch).await
+            {
+                continue;
+            }
             while let Some(open) = reader.take() {
                 let Some((batch, back)) = next_batch(open).await else { return };
                 reader = Some(back);
