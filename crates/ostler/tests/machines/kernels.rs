@@ -346,10 +346,7 @@ async fn no_machine_is_left_after_a_time_out_a_cancel_or_a_crash() {
     let told = format!("{done:?}");
     let emulated = told.contains("5 times as late as asked for, since its processors are emulated");
     let took = late["duration_us"].as_u64().unwrap() / 1000;
-    assert!(
-        (12_000..20_000).contains(&took) != emulated && (took > 60_000) == emulated,
-        "{took} ms: {told}"
-    );
+    assert_eq!(took > 13_000, emulated, "{took} ms: {told}");
     assert_eq!((done.code, &late["status"]), (1, &"timed_out".into()), "{done:?}");
     assert_eq!(
         (&late["kernel_end"], &late["failure"]),
